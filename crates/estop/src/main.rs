@@ -1,0 +1,2 @@
+//! estop
+fn main() {}
