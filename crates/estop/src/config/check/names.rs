@@ -1,0 +1,51 @@
+//! The names of workloads, stores and secrets.
+
+use crate::config::{Config, KeyPath, Problem};
+
+/// A name's longest length: with an ending it still fits into a file's name and a cgroup's.
+const LONGEST: usize = 63;
+/// As for a path in a Vault.
+const LONGEST_SECRET: usize = 255;
+
+pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
+    let named = [("workload", config.workloads.keys().collect::<Vec<_>>()), ("store", config.stores.keys().collect())];
+    for (kind, names) in named {
+        for name in names.into_iter().filter(|name| !is_name(name)) {
+            problems.push(Problem::at(
+                KeyPath::section(kind).key(name),
+                format!("\"{}\" is no name for a {kind}", name.escape_debug()),
+                format!("use up to {LONGEST} of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit"),
+            ));
+        }
+    }
+    for name in config.secrets.keys() {
+        if let Some(problem) = secret_name_fault(KeyPath::section("secret").key(name), name) {
+            problems.push(problem);
+        }
+    }
+}
+
+/// `[a-z0-9][a-z0-9._-]{0,62}`
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(plain)
+        && name.len() <= LONGEST
+        && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// What is wrong with a secret's name: the rule is that of the secret stores.
+pub(super) fn secret_name_fault(key: KeyPath, name: &str) -> Option<Problem> {
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    let fits = name.len() <= LONGEST_SECRET && name.split('/').all(is_segment);
+    (!fits).then(|| {
+        Problem::at(
+            key,
+            format!("\"{}\" is no name for a secret", name.escape_debug()),
+            "use letters, digits, '.', '_' and '-', with '/' between segments, such as db/password",
+        )
+    })
+}

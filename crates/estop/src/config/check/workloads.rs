@@ -1,0 +1,239 @@
+//! Workloads: command, user, references, limits.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::path::Path;
+
+use crate::config::host::{NoProgram, find_program, user_exists};
+use crate::config::problem::suggest;
+use crate::config::workload::{Ladder, OnBrainLoss, OnBreach, Workload};
+use crate::config::{Command, Config, KeyPath, Period, Problem};
+
+pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
+    for (name, workload) in &config.workloads {
+        let key = KeyPath::section("workload").key(name);
+        runnable(workload, &key, problems);
+        surroundings(workload, &key, problems);
+        references(config, workload, &key, problems);
+        limits(workload, &key, problems);
+        freezing(workload, &key, problems);
+    }
+    recovery(config, problems);
+}
+
+fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let directory = workload.directory.as_deref().unwrap_or(Path::new("/"));
+    if directory.is_dir() {
+        let own = workload.environment.get("PATH").map(|path| OsStr::new(path).to_owned());
+        let search = own.or_else(|| std::env::var_os("PATH"));
+        command(&workload.command, key.clone().key("command"), directory, search.as_deref(), problems);
+    } else {
+        problems.push(Problem::at(
+            key.clone().key("directory"),
+            format!("the directory {} does not exist", directory.display()),
+            "create it, or name another",
+        ));
+    }
+    if let Some(user) = &workload.user
+        && !user_exists(user)
+    {
+        problems.push(Problem::at(
+            key.clone().key("user"),
+            format!("there is no user \"{}\" on this host", user.escape_debug()),
+            "create it, or name another; `getent passwd` lists them",
+        ));
+    }
+}
+
+/// Whether a command can be started.
+pub(super) fn command(
+    command: &Command,
+    key: KeyPath,
+    directory: &Path,
+    search: Option<&OsStr>,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(program) = command.program().filter(|program| !program.is_empty()) else {
+        problems.push(Problem::at(
+            key,
+            "the command is empty",
+            "write the program and its arguments: [\"python3\", \"agent.py\"]",
+        ));
+        return;
+    };
+    let shown = program.escape_debug();
+    let (message, hint) = match find_program(program, directory, search) {
+        Ok(_) => return,
+        Err(NoProgram::NoFile) => {
+            (format!("\"{shown}\" is not a program but a directory or a device"), "name the program in it".into())
+        }
+        Err(NoProgram::NotExecutable(path)) => {
+            (format!("{} is not executable", path.display()), format!("chmod +x {}", path.display()))
+        }
+        Err(NoProgram::Missing) if program.contains('/') => (
+            format!("there is no program \"{shown}\" (seen from {})", directory.display()),
+            "correct the path; it is relative to `directory`".into(),
+        ),
+        Err(NoProgram::Missing) => {
+            (format!("there is no program \"{shown}\" in PATH"), "install it, or write its whole path".into())
+        }
+    };
+    problems.push(Problem::at(key.index(0), message, hint));
+}
+
+fn surroundings(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let given = [("environment", &workload.environment), ("secrets", &workload.secrets)];
+    for (kind, variables) in given {
+        for (variable, value) in variables {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                problems.push(Problem::at(
+                    key.clone().key(kind).key(variable),
+                    format!("\"{}\" can't be set in an environment", variable.escape_debug()),
+                    "a variable has a name without '=', and no NUL character in it or in its value",
+                ));
+            }
+        }
+    }
+    for variable in workload.secrets.keys().filter(|variable| workload.environment.contains_key(*variable)) {
+        problems.push(Problem::at(
+            key.clone().key("secrets").key(variable),
+            format!("the variable {variable} is set under `environment` as well"),
+            "keep one of the two",
+        ));
+    }
+    for file in workload.secret_files.keys().filter(|file| !is_file_name(file)) {
+        problems.push(Problem::at(
+            key.clone().key("secret_files").key(file),
+            format!("\"{}\" is no name for a file of secrets", file.escape_debug()),
+            "write a plain name without '/', such as db-password; the file appears in $ESTOP_SECRETS_DIR",
+        ));
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\\', '\0']) && !name.starts_with('.')
+}
+
+fn references(config: &Config, workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let known: Vec<&str> = config.stores.keys().map(String::as_str).collect();
+    for (list, stores) in [("stores", &workload.stores), ("protect", &workload.protect)] {
+        let mut seen = BTreeSet::new();
+        for (index, store) in stores.iter().enumerate() {
+            let place = || key.clone().key(list).index(index);
+            if !config.stores.contains_key(store) {
+                let message = format!("there is no store \"{}\"", store.escape_debug());
+                problems.push(Problem::at(place(), message, suggest(store, &known, "stores")));
+            } else if !seen.insert(store) {
+                problems.push(Problem::at(place(), format!("the store {store} is named twice"), "remove one of them"));
+            }
+        }
+    }
+}
+
+fn limits(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let Workload { memory_max, cpu_max, pids_max, time_max, limits, .. } = workload;
+    ladder(&limits.memory, "memory", *memory_max, key, problems);
+    ladder(&limits.cpu, "cpu", *cpu_max, key, problems);
+    ladder(&limits.pids, "pids", *pids_max, key, problems);
+    ladder(&limits.time, "time", *time_max, key, problems);
+}
+
+/// One ladder: no rung at zero, none below the one before, none above the hard limit, which would never let it be reached.
+fn ladder<T: Copy + Default + PartialOrd + Display>(
+    ladder: &Ladder<T>,
+    kind: &str,
+    maximum: Option<T>,
+    key: &KeyPath,
+    problems: &mut Vec<Problem>,
+) {
+    let limit_key = format!("{kind}_max");
+    if let Some(maximum) = maximum
+        && maximum <= T::default()
+    {
+        let message = format!("{limit_key} is {maximum}: the program could not run at all");
+        problems.push(Problem::at(
+            key.clone().key(&limit_key),
+            message,
+            "give it a value above zero, or remove it for no limit",
+        ));
+    }
+    let mut below: Option<(&str, T)> = None;
+    for (rung, value) in ladder.rungs() {
+        let place = || key.clone().key("limits").key(kind).key(rung);
+        if value <= T::default() {
+            let message = format!("{kind}.{rung} is {value}: it would be reached at once");
+            problems.push(Problem::at(place(), message, "give it a value above zero, or remove it"));
+            continue;
+        }
+        if let Some((lower, bound)) = below
+            && value < bound
+        {
+            problems.push(Problem::at(
+                place(),
+                format!("{kind}.{rung} ({value}) is below {kind}.{lower} ({bound})"),
+                "the rungs go up: warn ≤ throttle ≤ freeze ≤ stop",
+            ));
+        }
+        if let Some(maximum) = maximum
+            && value > maximum
+            && maximum > T::default()
+        {
+            problems.push(Problem::at(
+                place(),
+                format!("{kind}.{rung} ({value}) is above {limit_key} ({maximum}) and would never be reached"),
+                format!("lower it, or raise {limit_key}"),
+            ));
+        }
+        below = Some((rung, value));
+    }
+}
+
+fn freezing(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    if workload.freeze_max == Period::default() {
+        problems.push(Problem::at(
+            key.clone().key("freeze_max"),
+            "freeze_max is 0: it could not be frozen at all",
+            "give it a length of time, or write `freezable = false`",
+        ));
+    }
+    if workload.freezable {
+        return;
+    }
+    let mut refuse = |place: KeyPath, what: &str| {
+        problems.push(Problem::at(
+            place,
+            format!("{what} freezes the workload, which `freezable = false` forbids"),
+            "choose another, or remove `freezable = false`",
+        ));
+    };
+    if workload.on_breach == OnBreach::Freeze {
+        refuse(key.clone().key("on_breach"), "on_breach");
+    }
+    if workload.on_brain_loss == OnBrainLoss::Freeze {
+        refuse(key.clone().key("on_brain_loss"), "on_brain_loss");
+    }
+    let limits = &workload.limits;
+    let frozen = [
+        ("memory", limits.memory.freeze.is_some()),
+        ("cpu", limits.cpu.freeze.is_some()),
+        ("pids", limits.pids.freeze.is_some()),
+        ("time", limits.time.freeze.is_some()),
+    ];
+    for (kind, _) in frozen.into_iter().filter(|(_, set)| *set) {
+        refuse(key.clone().key("limits").key(kind).key("freeze"), &format!("{kind}.freeze"));
+    }
+}
+
+fn recovery(config: &Config, problems: &mut Vec<Problem>) {
+    let recovery = &config.recovery;
+    for (index, repair) in recovery.approval.iter().enumerate() {
+        if !recovery.on_critical_stop.contains(repair) {
+            problems.push(Problem::at(
+                KeyPath::section("recovery").key("approval").index(index),
+                format!("`{}` can't wait for an approval: it is not done at all", repair.step()),
+                "add it to `on_critical_stop`, or remove it here",
+            ));
+        }
+    }
+}

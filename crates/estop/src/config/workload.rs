@@ -1,0 +1,243 @@
+//! `[workload.NAME]`: a program that estop runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{Command, CpuPercent, Period, Size};
+
+/// A program that estop runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
+pub struct Workload {
+    /// The program and its arguments. A program without a slash is looked for in PATH, one with a slash is relative to `directory`.
+    pub command: Command,
+    /// Where it starts. Default: the folder of the configuration file.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// Variables added to its environment.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The user it runs as, by name or number. Default: estop's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The most memory the whole tree may have.
+    #[serde(default)]
+    pub memory_max: Option<Size>,
+    /// The largest share of the processors, in percent of one core.
+    #[serde(default)]
+    pub cpu_max: Option<CpuPercent>,
+    /// The most processes and threads.
+    #[serde(default)]
+    pub pids_max: Option<u64>,
+    /// The longest time it may run.
+    #[serde(default)]
+    pub time_max: Option<Period>,
+    /// How long a stop that asks first waits before it kills.
+    #[serde(default = "Workload::default_grace")]
+    pub grace: Period,
+    /// What happens when a limit is reached.
+    #[serde(default)]
+    pub on_breach: OnBreach,
+    /// The weakest containment it may run in; less is refused.
+    #[serde(default)]
+    pub require_tier: Option<Tier>,
+    /// The stores it writes. They are frozen with it while a snapshot is made.
+    #[serde(default)]
+    pub stores: Vec<String>,
+    /// The stores that are rolled back on a `CRITICAL_STOP` of it.
+    #[serde(default)]
+    pub protect: Vec<String>,
+    /// Secrets given in its environment: variable = name of the secret.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, String>,
+    /// Secrets given as files in the folder that `$ESTOP_SECRETS_DIR` names, replaced when rotated: file = name of the secret.
+    #[serde(default)]
+    pub secret_files: BTreeMap<String, String>,
+    /// Whether it may be frozen. Set it to false for a program that holds locks others wait for.
+    #[serde(default = "yes")]
+    pub freezable: bool,
+    /// The longest time it is held frozen before it is stopped.
+    #[serde(default = "Workload::default_freeze_max")]
+    pub freeze_max: Period,
+    /// Whether it is started again when it ends. Never after a `CRITICAL_STOP`.
+    #[serde(default)]
+    pub restart: Restart,
+    /// What its guardian does when the daemon is gone for longer than `brain_loss_grace`.
+    #[serde(default)]
+    pub on_brain_loss: OnBrainLoss,
+    /// How long the daemon may be gone before `on_brain_loss` applies.
+    #[serde(default = "Workload::default_brain_loss_grace")]
+    pub brain_loss_grace: Period,
+    /// At which values it is warned about, throttled, frozen and stopped.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether it may gain privileges, as `sudo` and set-uid programs do.
+    #[serde(default)]
+    pub new_privs: bool,
+    /// Whether it gets a PID namespace where the host has them: its tree then ends with its guardian.
+    #[serde(default = "yes")]
+    pub pid_namespace: bool,
+    /// Whether Landlock keeps it from leaving its cgroup and from signalling its guardian, where the host has it.
+    #[serde(default = "yes")]
+    pub landlock: bool,
+    /// Whether `estop up` starts it.
+    #[serde(default = "yes")]
+    pub autostart: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Workload {
+    /// A workload that runs `command`, everything else at its default.
+    pub fn new(command: Command) -> Self {
+        Self {
+            command,
+            directory: None,
+            environment: BTreeMap::new(),
+            user: None,
+            memory_max: None,
+            cpu_max: None,
+            pids_max: None,
+            time_max: None,
+            grace: Self::default_grace(),
+            on_breach: OnBreach::default(),
+            require_tier: None,
+            stores: Vec::new(),
+            protect: Vec::new(),
+            secrets: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
+            freezable: true,
+            freeze_max: Self::default_freeze_max(),
+            restart: Restart::default(),
+            on_brain_loss: OnBrainLoss::default(),
+            brain_loss_grace: Self::default_brain_loss_grace(),
+            limits: Limits::default(),
+            new_privs: false,
+            pid_namespace: true,
+            landlock: true,
+            autostart: true,
+        }
+    }
+
+    fn default_grace() -> Period {
+        Period::from_secs(10)
+    }
+
+    fn default_freeze_max() -> Period {
+        Period::from_secs(3600)
+    }
+
+    fn default_brain_loss_grace() -> Period {
+        Period::from_secs(30)
+    }
+
+    /// The names of all secrets that it is given.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        self.secrets.values().chain(self.secret_files.values()).map(String::as_str)
+    }
+}
+
+/// What happens when a limit is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBreach {
+    /// Freeze it and hold it (category 2).
+    Freeze,
+    /// Ask, wait, then kill (category 1).
+    Stop,
+    /// The emergency: kill, latch, recover (category 0).
+    #[default]
+    CriticalStop,
+}
+
+/// How strong a containment is, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Subreaper, pidfds and a sweep: best effort.
+    Tracked,
+    /// A PID namespace, ended by its init.
+    Namespace,
+    /// A cgroup v2 or a Job Object: the kernel ends the whole tree.
+    Kernel,
+}
+
+/// Whether a workload is started again when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// It stays ended.
+    #[default]
+    Never,
+    /// If it ended with an error.
+    OnFailure,
+    /// However it ended.
+    Always,
+}
+
+/// What a guardian does without a daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBrainLoss {
+    /// Goes on; limits hold all the same.
+    #[default]
+    Keep,
+    /// Freezes the workload until a daemon is back.
+    Freeze,
+    /// Stops the workload.
+    Stop,
+}
+
+/// The limit ladders of a workload: `memory.stop = "2GiB"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// On memory.
+    #[serde(default)]
+    pub memory: Ladder<Size>,
+    /// On the share of the processors.
+    #[serde(default)]
+    pub cpu: Ladder<CpuPercent>,
+    /// On processes and threads.
+    #[serde(default)]
+    pub pids: Ladder<u64>,
+    /// On the run time.
+    #[serde(default)]
+    pub time: Ladder<Period>,
+}
+
+/// The values at which each rung is reached. They may not fall.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "{T}Ladder")]
+pub struct Ladder<T> {
+    /// Say so.
+    pub warn: Option<T>,
+    /// Slow it down.
+    pub throttle: Option<T>,
+    /// Make it stand still.
+    pub freeze: Option<T>,
+    /// Stop it, as `on_breach` says.
+    pub stop: Option<T>,
+}
+
+impl<T> Default for Ladder<T> {
+    fn default() -> Self {
+        Self { warn: None, throttle: None, freeze: None, stop: None }
+    }
+}
+
+impl<T: Copy> Ladder<T> {
+    /// The rungs that are set, lowest first, with their names.
+    pub fn rungs(&self) -> impl Iterator<Item = (&'static str, T)> + use<T> {
+        [("warn", self.warn), ("throttle", self.throttle), ("freeze", self.freeze), ("stop", self.stop)]
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+}
