@@ -1,0 +1,61 @@
+//! Guards one command with nothing but this library: `cargo run -p estop-watchdog --example guard -- sh -c 'sleep 100'`.
+//!
+//! It gives the command three seconds, then stops its whole process tree and shows the proof.
+
+use std::path::Path;
+use std::time::Duration;
+
+use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, OnBreach, Recorder, Streams};
+use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, Program};
+use estop_watchdog::ladder::Thresholds;
+
+/// Keeps no evidence.
+struct Nowhere;
+
+impl Recorder for Nowhere {
+    fn record(&self, _state_dir: &Path, _evidence: &Evidence) {}
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The guardian is this same executable: when it is started as one, this call does not return.
+    guardian::enter(&Nowhere);
+
+    let dir = tempfile::tempdir()?;
+    let argv: Vec<Bytes> = std::env::args_os().skip(1).map(Bytes::from).collect();
+    let environment = std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect();
+    let spec = GuardianSpec {
+        job: JobSpec {
+            name: "example".to_owned(),
+            id: uuid::Uuid::now_v7().to_string(),
+            instance: format!("example-{}", std::process::id()),
+            program: Program {
+                argv,
+                environment,
+                directory: None,
+                user: None,
+                process_group: Some(rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned()),
+                ignored_signals: Vec::new(),
+            },
+            limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
+            containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },
+            secrets_dir: None,
+        },
+        run_dir: dir.path().join("run"),
+        state_dir: dir.path().join("state"),
+        thresholds: Thresholds::default(),
+        on_breach: OnBreach::CriticalStop,
+        grace: Duration::from_secs(1),
+        freezable: true,
+        freeze_max: Duration::from_mins(1),
+        sample_interval: Duration::from_millis(100),
+        brain: None,
+        on_brain_loss: OnBrainLoss::Stop,
+        brain_loss_grace: Duration::ZERO,
+        secret_files: Vec::new(),
+        incident: uuid::Uuid::now_v7().to_string(),
+    };
+    let mut guardian = guardian::start(&spec, Streams::default())?;
+    guardian.process.wait()?;
+    println!("{:#?}", guardian.dir.outcome()?);
+    Ok(())
+}

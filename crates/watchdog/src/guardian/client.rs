@@ -1,0 +1,193 @@
+//! Speaking to a guardian.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::de::DeserializeOwned;
+
+use super::sockets;
+use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
+use crate::error::Context as _;
+use crate::job::{Limits, Process};
+use crate::ladder::Thresholds;
+use crate::registry::JobDir;
+use crate::stop::{Category, StopReport};
+use crate::{Error, Result};
+
+/// How long an order that is answered at once may take.
+const PROMPT: Duration = Duration::from_secs(3);
+
+/// A connection to one guardian.
+#[derive(Debug)]
+pub struct Client {
+    name: String,
+    socket: OwnedFd,
+    address: rustix::net::SocketAddrUnix,
+    /// Keeps the descriptor alive by whose number the address leads.
+    _directory: std::fs::File,
+    request: u64,
+    buffer: Vec<u8>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Answer {
+    /// Nothing yet.
+    Nothing,
+    /// The order was accepted.
+    Accepted,
+    /// The answer, JSON.
+    Done(Vec<u8>),
+    /// It was refused.
+    Refused(String),
+}
+
+impl Client {
+    /// Prepares to speak to the guardian of the job in `dir`. Does not wait for it.
+    ///
+    /// # Errors
+    /// If the directory is gone or no socket can be had.
+    pub fn new(dir: &JobDir) -> Result<Self> {
+        let directory = std::fs::File::open(dir.path()).on("open", dir.path())?;
+        Ok(Self {
+            name: dir.name().to_owned(),
+            socket: sockets::anonymous()?,
+            address: sockets::address_in(&directory, &dir.socket())?,
+            _directory: directory,
+            // Told from those of other callers by the socket, and from our own by counting.
+            request: u64::from(std::process::id()) << 32,
+            buffer: vec![0; DATAGRAM_LIMIT],
+        })
+    }
+
+    /// Sends an order without waiting for an answer. Its `request` is chosen here.
+    ///
+    /// # Errors
+    /// If the guardian's socket is gone or full.
+    pub fn send(&mut self, order: Order<'_>) -> Result<()> {
+        self.request += 1;
+        let bytes = Order { request: self.request, ..order }.encode();
+        sockets::send(&self.socket, &bytes, &self.address)
+            .map_err(|source| Error::System { action: "reach the guardian", source })
+    }
+
+    /// Waits for the next answer to the last order, at most `wait`.
+    pub fn receive(&mut self, wait: Duration) -> Answer {
+        let deadline = Instant::now() + wait;
+        loop {
+            while let Some(received) = sockets::receive(&self.socket, &mut self.buffer) {
+                let trusted = received.peer.is_some_and(|peer| {
+                    peer.uid == 0
+                        || peer.uid == rustix::process::geteuid().as_raw()
+                        || rustix::process::geteuid().is_root()
+                });
+                if let Some(reply) = Reply::decode(&self.buffer[..received.length])
+                    .filter(|reply| trusted && reply.request == self.request)
+                {
+                    return match reply.kind {
+                        ReplyKind::Accepted => Answer::Accepted,
+                        ReplyKind::Done => Answer::Done(reply.body.to_vec()),
+                        ReplyKind::Refused => Answer::Refused(serde_json::from_slice(reply.body).unwrap_or_default()),
+                    };
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Answer::Nothing;
+            }
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout));
+        }
+    }
+
+    /// Sends an order and waits for its answer, at most `wait`.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`], [`Error::Refused`], or that the guardian cannot be reached.
+    pub fn ask<T: DeserializeOwned>(&mut self, order: Order<'_>, wait: Duration) -> Result<T> {
+        let started = Instant::now();
+        self.send(order)?;
+        loop {
+            match self.receive(wait.saturating_sub(started.elapsed())) {
+                Answer::Accepted => {}
+                Answer::Nothing => {
+                    return Err(Error::NoAnswer { name: self.name.clone(), seconds: started.elapsed().as_secs_f64() });
+                }
+                Answer::Refused(reason) => return Err(Error::Refused { name: self.name.clone(), reason }),
+                Answer::Done(body) => {
+                    return serde_json::from_slice(&body).map_err(|error| Error::Refused {
+                        name: self.name.clone(),
+                        reason: format!("its answer is not understood: {error}"),
+                    });
+                }
+            }
+        }
+    }
+
+    /// How the job is.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn status(&mut self) -> Result<Status> {
+        self.ask(Order::new(Verb::Status, 0), PROMPT)
+    }
+
+    /// The job's processes.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn inspect(&mut self) -> Result<Vec<Process>> {
+        self.ask(Order::new(Verb::Inspect, 0), PROMPT)
+    }
+
+    /// Stops the job; waits at most `wait` for the proof.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn stop(&mut self, category: Category, reason: &str, wait: Duration) -> Result<StopReport> {
+        self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait)
+    }
+
+    /// Freezes the job for at most `hold`.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn freeze(&mut self, hold: Duration) -> Result<Status> {
+        let number = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+        self.ask(Order { number, ..Order::new(Verb::Freeze, 0) }, PROMPT)
+    }
+
+    /// Thaws the job.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn thaw(&mut self) -> Result<Status> {
+        self.ask(Order::new(Verb::Thaw, 0), PROMPT)
+    }
+
+    /// Sends a signal to the main process.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn signal(&mut self, signal: i32) -> Result<Status> {
+        self.ask(Order { number: signal.into(), ..Order::new(Verb::Signal, 0) }, PROMPT)
+    }
+
+    /// Changes limits and thresholds.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn set_limits(&mut self, limits: &Limits, thresholds: &Thresholds) -> Result<Status> {
+        let body = serde_json::to_vec(&(limits, thresholds)).unwrap_or_default();
+        self.ask(Order { body: &body, ..Order::new(Verb::SetLimits, 0) }, PROMPT)
+    }
+
+    /// Makes this process the guardian's brain.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn adopt(&mut self) -> Result<Status> {
+        self.ask(Order::new(Verb::Adopt, 0), PROMPT)
+    }
+}

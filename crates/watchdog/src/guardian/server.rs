@@ -1,0 +1,671 @@
+//! The guardian at work: waits for what happens, looks it up in the table and does it.
+
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketAddrUnix;
+
+use super::evidence::{Evidence, Helpers, Recorder, Writing};
+use super::outcome::Record;
+use super::sockets::{self, Received};
+use super::spec::{GuardianSpec, OnBrainLoss, event_of};
+use super::table::{Action, Event, State, action};
+use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
+use crate::JobObjectManager;
+use crate::error::Context as _;
+use crate::job::linux::procfs;
+use crate::job::{Limits, ProcessId};
+use crate::ladder::{Breach, Rung, Thresholds};
+use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
+use crate::registry::{JobDir, RunDir};
+use crate::stop::{Category, StopReport, StoppedBy};
+use crate::{Error, Result};
+
+/// How long a kill is tried before its survivors are reported. It goes on being tried after that.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How often a kill that was not proven is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one such retry lasts.
+const RETRY_LIMIT: Duration = Duration::from_millis(100);
+/// How long what a program left behind gets to end by itself.
+const REST_GRACE: Duration = Duration::from_secs(2);
+/// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
+const SAMPLING_SHARE: f64 = 0.01;
+/// How long evidence may still be written after the job has ended.
+const RECORD_WAIT: Duration = Duration::from_secs(2);
+/// Callers that wait for the end of a stop.
+const WAITING_LIMIT: usize = 64;
+
+/// What the guardian opened before it started the program.
+pub(super) struct Prepared {
+    pub(super) spec: GuardianSpec,
+    pub(super) job: JobObjectManager,
+    pub(super) dir: JobDir,
+    pub(super) socket: OwnedFd,
+    pub(super) latch_own: LatchHandle,
+    pub(super) latch_all: LatchHandle,
+    pub(super) now_file: std::fs::File,
+    pub(super) now_watch: OwnedFd,
+    pub(super) signals: OwnedFd,
+}
+
+/// A guardian at work.
+pub(super) struct Server<'a> {
+    prepared: Prepared,
+    recorder: &'a dyn Recorder,
+    state: State,
+    record: Record,
+    waiting: Vec<(SocketAddrUnix, u64)>,
+    helpers: Helpers,
+    brain: Option<(ProcessId, OwnedFd)>,
+    brain_lost: Option<Instant>,
+    deadline: Option<Instant>,
+    next_sample: Instant,
+    sample_interval: Duration,
+    throttled: bool,
+    last_breach: Option<Breach>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Server<'a> {
+    pub(super) fn new(prepared: Prepared, recorder: &'a dyn Recorder) -> Self {
+        let brain = prepared.spec.brain.and_then(|id| procfs::open(id).map(|fd| (id, fd)));
+        let brain_lost = (brain.is_none() && prepared.spec.brain.is_some()).then(Instant::now);
+        let sample_interval = prepared.spec.sample_interval;
+        Self {
+            prepared,
+            recorder,
+            state: State::Running,
+            record: Record::default(),
+            waiting: Vec::with_capacity(WAITING_LIMIT),
+            helpers: Helpers::default(),
+            brain,
+            brain_lost,
+            deadline: None,
+            next_sample: Instant::now() + sample_interval,
+            sample_interval,
+            throttled: false,
+            last_breach: None,
+            buffer: vec![0; DATAGRAM_LIMIT],
+        }
+    }
+
+    /// Works until the job has ended.
+    pub(super) fn serve(mut self) {
+        while self.state != State::Ended {
+            self.wait();
+            self.read_signals();
+            self.read_now_file();
+            self.read_orders();
+            self.look_at_job();
+            self.look_at_brain();
+            self.look_at_clock();
+        }
+        self.close();
+    }
+
+    /// Waits for something to happen or for the next moment that matters.
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
+        let left = next.saturating_duration_since(now);
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let idle = &self.prepared.socket;
+        // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
+        let mut fds = [idle; 8].map(|fd| PollFd::new(fd, PollFlags::IN));
+        fds[1] = PollFd::new(&self.prepared.now_watch, PollFlags::IN);
+        fds[2] = PollFd::new(&self.prepared.signals, PollFlags::IN);
+        if let Some((_, fd)) = &self.brain {
+            fds[3] = PollFd::new(fd, PollFlags::IN);
+        }
+        let job = self.prepared.job.job().descriptors();
+        for (slot, descriptor) in fds[4..].iter_mut().zip(&job) {
+            if let Some((fd, priority)) = descriptor {
+                *slot = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
+            }
+        }
+        // An interruption only means that the looks below come earlier.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    fn read_signals(&mut self) {
+        let mut info = [0_u8; 128];
+        let mut asked = false;
+        while let Ok(128) = rustix::io::read(&self.prepared.signals, &mut info) {
+            let signal = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            asked |= signal == libc::SIGTERM.cast_unsigned();
+        }
+        if asked {
+            self.record.blame(StoppedBy::Operator, "the guardian was told to end");
+            self.happen(Event::Stop, Category::Ask, None);
+        }
+    }
+
+    /// `echo now > RUN_DIR/now`.
+    fn read_now_file(&mut self) {
+        let mut events = [0_u8; 1024];
+        let mut changed = false;
+        while rustix::io::read(&self.prepared.now_watch, &mut events).is_ok_and(|length| length > 0) {
+            changed = true;
+        }
+        if !changed {
+            return;
+        }
+        let mut content = [0; 16];
+        let length = self.prepared.now_file.read_at(&mut content, 0).unwrap_or(0);
+        if content[..length].trim_ascii() == b"now" {
+            self.emergency(Category::Kill, true, "file", "written to the run directory's file `now`", None);
+        }
+    }
+
+    fn read_orders(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while let Some(received) = sockets::receive(&self.prepared.socket, &mut buffer) {
+            let (head, _) = buffer.split_at(received.length.min(DATAGRAM_LIMIT));
+            self.read_order(&received, head);
+        }
+        self.buffer = buffer;
+    }
+
+    fn read_order(&mut self, received: &Received, bytes: &[u8]) {
+        let Some(order) = Order::decode(bytes) else { return };
+        let from = received.from.as_ref();
+        let by_lineage = self.prepared.job.job().tier() == crate::job::Tier::Tracked;
+        match sockets::authorize(received.peer, by_lineage) {
+            Err(reason) => self.refuse(from, order.request, reason),
+            Ok(peer) => self.obey(&order, from, peer.pid),
+        }
+    }
+
+    fn obey(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>, peer: u32) {
+        let request = order.request;
+        match order.verb {
+            Verb::Status => self.answer(from, request, &self.status()),
+            Verb::Inspect => self.answer(from, request, &self.prepared.job.processes(1000)),
+            Verb::Signal => {
+                let result = i32::try_from(order.number).map_err(|_| "there is no such signal".to_owned());
+                self.conclude(
+                    from,
+                    request,
+                    result.and_then(|signal| self.prepared.job.signal(signal).map_err(|error| error.to_string())),
+                );
+            }
+            Verb::SetLimits => {
+                let result = self.set_limits(order.body);
+                self.conclude(from, request, result);
+            }
+            Verb::Adopt => {
+                self.adopt(peer);
+                self.answer(from, request, &self.status());
+            }
+            Verb::Freeze | Verb::Thaw => self.freeze_or_thaw(order, from),
+            Verb::Stop | Verb::Now => self.stop_ordered(order, from),
+        }
+    }
+
+    fn freeze_or_thaw(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
+        let event = if order.verb == Verb::Freeze { Event::Freeze } else { Event::Thaw };
+        if let Action::Refuse(reason) = action(self.state, event) {
+            return self.refuse(from, order.request, reason);
+        }
+        if event == Event::Freeze && !self.prepared.spec.freezable {
+            return self.refuse(from, order.request, "this workload is declared `freezable = false`");
+        }
+        self.happen(event, Category::Ask, u64::try_from(order.number).ok().map(Duration::from_millis));
+        self.answer(from, order.request, &self.status());
+    }
+
+    fn stop_ordered(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
+        self.reply(from, ReplyKind::Accepted, order.request, b"");
+        if let Some(from) = from
+            && self.waiting.len() < WAITING_LIMIT
+        {
+            self.waiting.push((from.clone(), order.request));
+        }
+        if order.verb == Verb::Now {
+            let incident = (!order.incident.is_empty()).then_some(order.incident);
+            self.emergency(order.category, order.latch_all, "operator", order.reason, incident);
+        } else {
+            if self.state != State::Ended {
+                self.record.blame(StoppedBy::Operator, order.reason);
+            }
+            let event = if order.category == Category::Kill { None } else { Some(Event::Stop) };
+            match event {
+                Some(event) => self.happen(event, Category::Ask, None),
+                None => self.perform(Action::Kill, Category::Kill, None),
+            }
+        }
+        if self.state == State::Survivors {
+            self.answer_waiting();
+        }
+    }
+
+    fn look_at_job(&mut self) {
+        let exit = self.prepared.job.reap();
+        if self.state == State::Ended {
+            return;
+        }
+        let newly = exit.is_some() && self.record.exit.is_none();
+        self.record.exit = exit;
+        if newly {
+            // A program that the kernel ended for lack of memory is a breach, not an end.
+            self.sample();
+        }
+        if self.prepared.job.is_empty() {
+            self.happen(Event::Emptied, Category::Kill, None);
+        } else if newly && self.state != State::Ended {
+            self.happen(Event::MainExited, Category::Kill, None);
+        }
+    }
+
+    fn look_at_brain(&mut self) {
+        let gone = |fd: &OwnedFd| {
+            let mut fds = [PollFd::new(fd, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        };
+        if self.brain.as_ref().is_some_and(|(_, fd)| gone(fd)) {
+            self.brain = None;
+            self.brain_lost = Some(Instant::now());
+        }
+        let grace = self.prepared.spec.brain_loss_grace;
+        if self.brain_lost.is_none_or(|lost| lost.elapsed() < grace) {
+            return;
+        }
+        self.brain_lost = None;
+        match self.prepared.spec.on_brain_loss {
+            OnBrainLoss::Keep => {}
+            OnBrainLoss::Freeze if !self.prepared.spec.freezable => {}
+            OnBrainLoss::Freeze => {
+                self.happen(Event::BrainLostFreeze, Category::Ask, Some(self.prepared.spec.freeze_max));
+            }
+            OnBrainLoss::Stop => {
+                self.record.blame(StoppedBy::Operator, "the process that estop ran in has gone");
+                self.happen(Event::BrainLostStop, Category::Ask, None);
+            }
+        }
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            self.deadline = None;
+            let event = if self.state == State::Survivors { Event::Retry } else { Event::Deadline };
+            self.happen(event, Category::Kill, None);
+        }
+        if now >= self.next_sample && self.state != State::Ended {
+            let cost = self.sample();
+            let affordable = cost.div_f64(SAMPLING_SHARE);
+            self.next_sample = self.due(Instant::now() + self.sample_interval.max(affordable));
+        }
+    }
+
+    /// The next sample is due at `at`, or when a time limit is reached before that.
+    fn due(&self, at: Instant) -> Instant {
+        let monitor = self.prepared.job.monitor();
+        let reached = monitor.last().map_or(0.0, |sample| sample.at_seconds);
+        let limit = monitor
+            .thresholds()
+            .time
+            .next_above(reached)
+            .map(|seconds| monitor.started() + Duration::from_secs_f64(seconds));
+        limit.map_or(at, |limit| limit.min(at))
+    }
+
+    /// Takes a sample and acts on what it shows. Returns what it cost.
+    fn sample(&mut self) -> Duration {
+        let before = Instant::now();
+        let breach = self.prepared.job.sample();
+        let cost = before.elapsed();
+        if let Some(breach) = breach {
+            self.breached(breach);
+        }
+        cost
+    }
+
+    fn breached(&mut self, breach: Breach) {
+        self.last_breach = Some(breach);
+        if breach.rung == Rung::Throttle {
+            self.throttle();
+        }
+        let Some(event) = event_of(breach.rung, self.prepared.spec.on_breach) else {
+            let (reason, writing, job) = (breach.to_string(), self.writing(), &self.prepared.job);
+            self.helpers.capture(|| Evidence::gather(job, "warning", None, &reason, Some(breach)), &writing);
+            return;
+        };
+        self.record.breach = Some(breach);
+        let reason = breach.to_string();
+        match event {
+            Event::BreachCritical => self.emergency(Category::Kill, false, "limit", &reason, None),
+            Event::BreachFreeze => self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max)),
+            _ => {
+                self.record.blame(StoppedBy::Limit, &reason);
+                self.happen(event, Category::Ask, None);
+            }
+        }
+    }
+
+    /// A quarter of a core, where the kernel can give it that.
+    fn throttle(&mut self) {
+        const CORES: f64 = 0.25;
+        if !self.prepared.job.job().enforced().cpu || self.throttled {
+            return;
+        }
+        let limits = self.prepared.job.spec().limits;
+        let limits = Limits { cpu_max: Some(limits.cpu_max.map_or(CORES, |cores| cores.min(CORES))), ..limits };
+        self.throttled = self.prepared.job.set_limits(limits, *self.prepared.job.monitor().thresholds()).is_ok();
+    }
+
+    /// `CRITICAL_STOP`.
+    fn emergency(&mut self, category: Category, latch_all: bool, by: &str, reason: &str, incident: Option<&str>) {
+        let over = self.state == State::Ended;
+        if !over {
+            self.record.blame(StoppedBy::CriticalStop, reason);
+            let incident = incident.unwrap_or(&self.prepared.spec.incident).to_owned();
+            self.record.incident.get_or_insert(incident);
+        }
+        let latched = self.latch(latch_all, by, reason);
+        let event = if by == "limit" { Event::BreachCritical } else { Event::Now };
+        // An emergency that asks first is one whose latch is set and whose kill waits for the grace.
+        let ask = category == Category::Ask && matches!(self.state, State::Running | State::Frozen);
+        if ask {
+            self.happen(Event::Stop, category, None);
+        } else {
+            self.happen(event, category, None);
+        }
+        if let Some(report) = &mut self.record.report {
+            report.latch_durable = Some(latched);
+        }
+        if matches!(self.state, State::Survivors) {
+            self.answer_waiting();
+        }
+    }
+
+    /// Whether the latch is on the device. A latch that cannot be written does not hold up the kill.
+    fn latch(&self, all: bool, by: &str, reason: &str) -> bool {
+        let entry = LatchEntry {
+            since: jiff::Timestamp::now().to_string(),
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+            incident: self.record.incident.clone().unwrap_or_default(),
+        };
+        let handle = if all { &self.prepared.latch_all } else { &self.prepared.latch_own };
+        handle.set(&entry).is_ok()
+    }
+
+    fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
+        let action = action(self.state, event);
+        if event == Event::BreachFreeze && action != Action::Nothing {
+            self.perform(action, category, hold);
+            self.state = if self.state == State::Frozen { State::Held } else { self.state };
+        } else {
+            self.perform(action, category, hold);
+        }
+    }
+
+    fn perform(&mut self, action: Action, category: Category, hold: Option<Duration>) {
+        match action {
+            Action::Nothing | Action::Refuse(_) => {}
+            Action::Emergency | Action::Kill => self.kill(category),
+            Action::ThawAndAsk => {
+                self.prepared.job.thaw();
+                self.ask();
+            }
+            Action::Ask => self.ask(),
+            Action::AskRest => {
+                self.prepared.job.signal_all(libc::SIGTERM);
+                let rest = Instant::now() + REST_GRACE;
+                self.deadline = Some(self.deadline.map_or(rest, |deadline| deadline.min(rest)));
+            }
+            Action::Freeze => {
+                self.prepared.job.freeze(Duration::from_millis(500));
+                self.state = State::Frozen;
+                self.deadline = Some(Instant::now() + hold.unwrap_or(self.prepared.spec.freeze_max));
+            }
+            Action::Thaw => {
+                self.prepared.job.thaw();
+                self.state = State::Running;
+                self.deadline = None;
+            }
+            Action::Finish => self.finish(),
+            Action::Repeat => self.answer_waiting(),
+        }
+    }
+
+    fn ask(&mut self) {
+        self.state = State::Stopping;
+        self.deadline = Some(Instant::now() + self.prepared.spec.grace);
+        // A program that has ended meanwhile is noticed by the next look.
+        let _ = self.prepared.job.signal(libc::SIGTERM);
+    }
+
+    fn kill(&mut self, category: Category) {
+        let retry = self.state == State::Survivors;
+        let breach = self.record.breach;
+        let (recorder, helpers) = (self.writing(), &mut self.helpers);
+        let (incident, reason) = (self.record.incident.clone(), self.record.reason.clone());
+        let blamed = self.record.stopped_by.is_some() && !retry;
+        // A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there.
+        let by_copy = self.prepared.job.job().tier() != crate::job::Tier::Tracked;
+        let mut kept = None;
+        let raised = Raised::new();
+        let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
+            if !blamed {
+                return;
+            }
+            let gather = || Evidence::gather(job, "breach", incident.as_deref(), &reason, breach);
+            if by_copy {
+                helpers.capture(gather, &recorder);
+            } else {
+                kept = Some(gather());
+            }
+        });
+        drop(raised);
+        if let Some(evidence) = kept {
+            let writing = self.writing();
+            self.helpers.capture(|| evidence, &writing);
+        }
+        self.conclude_kill(report, retry);
+    }
+
+    fn writing(&self) -> Writing<'a> {
+        Writing { recorder: self.recorder, state_dir: self.prepared.spec.state_dir.clone() }
+    }
+
+    fn conclude_kill(&mut self, mut report: StopReport, retry: bool) {
+        if let Some(first) = self.record.report.as_ref().filter(|_| retry) {
+            report.processes_before = report.processes_before.max(first.processes_before);
+            report.category = first.category;
+            report.latch_durable = first.latch_durable;
+        }
+        let empty = report.proven_empty;
+        self.record.report = Some(report);
+        if empty {
+            self.finish();
+        } else {
+            self.state = State::Survivors;
+            self.deadline = Some(Instant::now() + RETRY_INTERVAL);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.record.exit = self.prepared.job.reap().or(self.record.exit);
+        if self.record.report.is_none() && self.record.stopped_by.is_some() {
+            // It ended within its grace: that is a stop that needs its proof too.
+            self.record.report = Some(self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {}));
+        }
+        self.state = State::Ended;
+    }
+
+    /// After the end: tells everyone, cleans up.
+    fn close(mut self) {
+        if self.record.stopped_by.is_some() {
+            let mut evidence = Evidence::gather(
+                &self.prepared.job,
+                "stop",
+                self.record.incident.as_deref(),
+                &self.record.reason,
+                self.record.breach,
+            );
+            evidence.report.clone_from(&self.record.report);
+            let writing = self.writing();
+            self.helpers.capture(|| evidence, &writing);
+        }
+        let outcome = self.record.outcome(&self.prepared.job, self.prepared.job.monitor().started());
+        // Without the outcome the starter reports that the guardian died, which is the truth about what it can know.
+        let _ = self.prepared.dir.write_outcome(&outcome);
+        self.answer_waiting();
+        let _ = std::fs::remove_dir_all(self.prepared.dir.secrets());
+        let _ = std::fs::remove_file(self.prepared.dir.socket());
+        self.helpers.finish(RECORD_WAIT);
+        self.prepared.job.release();
+    }
+
+    fn status(&self) -> Status {
+        let job = &self.prepared.job;
+        let sample = job.last_sample();
+        Status {
+            name: job.spec().name.clone(),
+            id: job.spec().id.clone(),
+            state: self.state,
+            guardian: own_id(),
+            main: job.main(),
+            tier: job.job().tier(),
+            isolation: job.isolation(),
+            enforced: job.job().enforced(),
+            thresholds: *job.monitor().thresholds(),
+            processes: sample.map_or(0, |sample| sample.processes),
+            cpu_cores: sample.map_or(0.0, |sample| sample.cpu_cores),
+            memory_bytes: sample.map_or(0, |sample| sample.memory_bytes),
+            peak: job.monitor().peak(),
+            uptime_seconds: job.monitor().started().elapsed().as_secs_f64(),
+            last_breach: self.last_breach,
+        }
+    }
+
+    fn set_limits(&mut self, body: &[u8]) -> std::result::Result<(), String> {
+        let (limits, thresholds): (Limits, Thresholds) =
+            serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        self.prepared.spec.job.limits = limits;
+        self.prepared.spec.thresholds = thresholds;
+        let effective = self.prepared.spec.effective_thresholds(self.prepared.job.job().enforced().cpu);
+        self.throttled = false;
+        self.prepared.job.set_limits(limits, effective).map_err(|error| error.to_string())
+    }
+
+    fn adopt(&mut self, pid: u32) {
+        self.brain = procfs::identity(pid).and_then(|id| procfs::open(id).map(|fd| (id, fd)));
+        self.brain_lost = None;
+        self.happen(Event::Adopted, Category::Ask, None);
+    }
+
+    fn conclude(&self, to: Option<&SocketAddrUnix>, request: u64, result: std::result::Result<(), String>) {
+        match result {
+            Ok(()) => self.answer(to, request, &self.status()),
+            Err(reason) => self.refuse(to, request, &reason),
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        for (to, request) in std::mem::take(&mut self.waiting) {
+            match &self.record.report {
+                Some(report) => self.answer(Some(&to), request, report),
+                None => self.refuse(Some(&to), request, "the job had ended by itself"),
+            }
+        }
+    }
+
+    fn answer(&self, to: Option<&SocketAddrUnix>, request: u64, body: &impl serde::Serialize) {
+        self.reply(to, ReplyKind::Done, request, &serde_json::to_vec(body).unwrap_or_default());
+    }
+
+    fn refuse(&self, to: Option<&SocketAddrUnix>, request: u64, reason: &str) {
+        self.reply(to, ReplyKind::Refused, request, &serde_json::to_vec(reason).unwrap_or_default());
+    }
+
+    fn reply(&self, to: Option<&SocketAddrUnix>, kind: ReplyKind, request: u64, body: &[u8]) {
+        if let Some(to) = to {
+            // A caller that has gone, or does not read, gets no answer; it looks at the job itself then.
+            let _ = sockets::send(&self.prepared.socket, &Reply { kind, request, body }.encode(), to);
+        }
+    }
+}
+
+/// This process.
+pub(super) fn own_id() -> ProcessId {
+    procfs::identity(std::process::id()).unwrap_or(ProcessId { pid: std::process::id(), start_time: 0 })
+}
+
+/// Signals as a descriptor: those that tell the guardian something. All others that could end or stop it are ignored.
+pub(super) fn watch_signals() -> Result<OwnedFd> {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+    ] {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: all-zero is a valid, empty signal set on Linux.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for signal in [libc::SIGTERM, libc::SIGCHLD] {
+        // SAFETY: the set is alive and the signals exist.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: the set is alive; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    // SAFETY: the set is alive; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(Error::System { action: "watch for signals", source: std::io::Error::last_os_error() });
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Watches the run directory's file `now`.
+pub(super) fn watch_now_file(run_dir: &RunDir) -> Result<(std::fs::File, OwnedFd)> {
+    use rustix::fs::inotify;
+    let path = run_dir.now_file();
+    let file = std::fs::File::open(&path).on("open", &path)?;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).doing("watch files")?;
+    inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE)
+        .on("watch", &path)?;
+    Ok((file, watch))
+}
+
+/// Real-time priority while it exists, where the host allows it: a busy tree must not keep its own end waiting.
+struct Raised;
+
+impl Raised {
+    fn new() -> Self {
+        schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 10);
+        Self
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        schedule(libc::SCHED_OTHER, 0);
+    }
+}
+
+fn schedule(policy: i32, priority: i32) {
+    let parameter = libc::sched_param { sched_priority: priority };
+    // SAFETY: 0 is this thread, and the parameter lives until the call returns. A refusal leaves all as it was.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
+}
+
+/// The end of a stream that a starter waits for.
+pub(super) fn close_on_exec(fd: &impl AsFd) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).doing("keep a descriptor from the program")?;
+    debug_assert!(fd.as_fd().as_raw_fd() >= 0);
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What a guardian is told when it is started.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{JobSpec, ProcessId, SecretFile};
+use crate::ladder::{Rung, Steps, Thresholds};
+
+/// What a breach of a limit's top rung does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBreach {
+    /// Freeze and hold.
+    Freeze,
+    /// Ask, wait, then kill.
+    Stop,
+    /// `CRITICAL_STOP`.
+    #[default]
+    CriticalStop,
+}
+
+/// What a guardian does when the brain is away for longer than [`GuardianSpec::brain_loss_grace`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBrainLoss {
+    /// Go on; the limits are enforced as before.
+    #[default]
+    Keep,
+    /// Freeze until a brain is back.
+    Freeze,
+    /// Stop.
+    Stop,
+}
+
+/// All that a guardian needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardianSpec {
+    /// The job.
+    pub job: JobSpec,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// The state directory, which holds the latch.
+    pub state_dir: PathBuf,
+    /// The thresholds of the ladder.
+    pub thresholds: Thresholds,
+    /// What the top rung does.
+    pub on_breach: OnBreach,
+    /// How long a workload that was asked to end may take.
+    pub grace: Duration,
+    /// Whether it may be frozen while nobody decided to stop it. Not a database that holds others' locks.
+    pub freezable: bool,
+    /// The longest time of a freeze by a limit.
+    pub freeze_max: Duration,
+    /// Time between two samples.
+    pub sample_interval: Duration,
+    /// The brain, or the foreground process of `run`.
+    pub brain: Option<ProcessId>,
+    /// What to do when it is away.
+    pub on_brain_loss: OnBrainLoss,
+    /// How long it may be away.
+    pub brain_loss_grace: Duration,
+    /// Secrets to be delivered as files.
+    pub secret_files: Vec<SecretFile>,
+    /// The identifier of the incident that a breach opens. Chosen beforehand, so that a breach needs to choose nothing.
+    pub incident: String,
+}
+
+impl GuardianSpec {
+    /// The thresholds with the limits as their top rungs, where those are lower. A CPU limit that the kernel enforces
+    /// slows the job down and is never breached.
+    pub fn effective_thresholds(&self, cpu_enforced: bool) -> Thresholds {
+        let mut thresholds = self.thresholds;
+        let limits = &self.job.limits;
+        let cap = |steps: &mut Steps, limit: f64| steps.stop = Some(steps.stop.map_or(limit, |stop| stop.min(limit)));
+        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
+        {
+            if let Some(bytes) = limits.memory_max {
+                cap(&mut thresholds.memory, bytes as f64);
+            }
+            // The limit itself may be used up; the one that would exceed it is the breach.
+            if let Some(pids) = limits.pids_max {
+                cap(&mut thresholds.pids, pids as f64 + 1.0);
+            }
+        }
+        if let Some(time) = limits.time_max {
+            cap(&mut thresholds.time, time.as_secs_f64());
+        }
+        if let Some(cores) = limits.cpu_max.filter(|_| !cpu_enforced) {
+            cap(&mut thresholds.cpu, cores * CPU_TOLERANCE);
+        }
+        thresholds
+    }
+}
+
+/// Where the monitor enforces a CPU limit, measuring is not exact to the last tick.
+const CPU_TOLERANCE: f64 = 1.05;
+
+/// Which event of the table a rung is.
+pub(super) fn event_of(rung: Rung, on_breach: OnBreach) -> Option<super::table::Event> {
+    use super::table::Event;
+    match (rung, on_breach) {
+        (Rung::Warn | Rung::Throttle, _) => None,
+        (Rung::Freeze, _) | (Rung::Stop, OnBreach::Freeze) => Some(Event::BreachFreeze),
+        (Rung::Stop, OnBreach::Stop) => Some(Event::BreachStop),
+        (Rung::Stop, OnBreach::CriticalStop) => Some(Event::BreachCritical),
+    }
+}

@@ -1,0 +1,229 @@
+//! Starting a guardian, and becoming one.
+
+use std::fs::OpenOptions;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+
+use super::evidence::Recorder;
+use super::server::{Prepared, Server, close_on_exec, own_id, watch_now_file, watch_signals};
+use super::sockets;
+use super::spec::GuardianSpec;
+use crate::error::Context as _;
+use crate::job::linux;
+use crate::latch::{Handle as LatchHandle, Latch};
+use crate::registry::{Entry, Failure, FailureKind, JobDir, RunDir, boot_id};
+use crate::{Error, JobObjectManager, Result};
+
+/// The first argument of a process that is to be a guardian.
+pub const ARGUMENT: &str = "__guardian";
+/// Where the guardian finds the channel to its starter: above what a caller is likely to hand down to its program.
+const CHANNEL: i32 = 100;
+/// How long a guardian may take to start its program.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A started guardian, seen from its starter.
+#[derive(Debug)]
+pub struct Guardian {
+    /// The guardian's process. Its end is the job's end.
+    pub process: Child,
+    /// The job's directory.
+    pub dir: JobDir,
+}
+
+/// The standard streams of the program.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input.
+    pub input: Stdio,
+    /// Standard output.
+    pub output: Stdio,
+    /// Standard error.
+    pub error: Stdio,
+}
+
+impl Default for Streams {
+    /// The starter's own.
+    fn default() -> Self {
+        Self { input: Stdio::inherit(), output: Stdio::inherit(), error: Stdio::inherit() }
+    }
+}
+
+/// Starts a guardian for `spec` and returns when the program runs.
+///
+/// # Errors
+/// What kept the program from running, as the guardian reports it.
+pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
+    let (mut channel, inner) = UnixStream::pair().doing("create a socket pair")?;
+    let executable = std::env::current_exe().doing("find estop's own executable")?;
+    let mut command = Command::new(executable);
+    command.arg(ARGUMENT).stdin(streams.input).stdout(streams.output).stderr(streams.error);
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: inner.into(), child_fd: CHANNEL }])
+        .map_err(|_| Error::Containment("a descriptor is in use twice".to_owned()))?;
+    let mut process = command.spawn().doing("start a guardian")?;
+    // The command holds the other end of the channel, whose closing is the sign of a guardian's death.
+    drop(command);
+    let dir = RunDir::at(&spec.run_dir).job(&spec.job.name);
+    match converse(&mut channel, spec) {
+        Ok(()) => Ok(Guardian { process, dir }),
+        Err(error) => {
+            // A guardian that failed ends by itself; one that hangs does not.
+            let _ = process.kill();
+            let _ = process.wait();
+            Err(error)
+        }
+    }
+}
+
+fn converse(channel: &mut UnixStream, spec: &GuardianSpec) -> Result<()> {
+    let died = |detail: String| Error::GuardianDied { name: spec.job.name.clone(), detail };
+    let bytes = serde_json::to_vec(spec).map_err(|error| died(error.to_string()))?;
+    channel.set_read_timeout(Some(START_LIMIT)).doing("limit the wait for a guardian")?;
+    // If it died meanwhile, its last words are still to be read.
+    let _ = channel.write_all(&bytes).and_then(|()| channel.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    channel.read_to_end(&mut answer).map_err(|error| died(format!("it did not report in time ({error})")))?;
+    let failure: Option<Failure> =
+        serde_json::from_slice(&answer).map_err(|_| died("it ended before it had started the program".to_owned()))?;
+    failure.map_or(Ok(()), |failure| Err(error_of(failure, spec)))
+}
+
+/// The guardian's failure as the starter's own error.
+fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
+    let program = || {
+        spec.job.program.argv.first().map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let exec = |errno| Error::Exec { program: program(), source: std::io::Error::from_raw_os_error(errno) };
+    match failure.kind {
+        FailureKind::NotFound => exec(libc::ENOENT),
+        FailureKind::NotExecutable => exec(libc::EACCES),
+        FailureKind::NameTaken => Error::NameTaken { name: spec.job.name.clone() },
+        FailureKind::Latched => match Latch::at(&spec.state_dir).holds(&spec.job.name) {
+            Ok(Some(entry)) => Error::Latched { since: entry.since, reason: entry.reason },
+            _ => Error::Latched { since: "just now".to_owned(), reason: failure.message },
+        },
+        FailureKind::TierTooLow => Error::Refused { name: spec.job.name.clone(), reason: failure.message },
+        FailureKind::Other => Error::Containment(failure.message),
+    }
+}
+
+/// Becomes a guardian, if this process was started as one: then this does not return. To be called first in `main`, before
+/// any thread is started.
+pub fn enter(recorder: &dyn Recorder) {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT) {
+        let code = match become_guardian(recorder) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        };
+        std::process::exit(code);
+    }
+}
+
+fn become_guardian(recorder: &dyn Recorder) -> Result<()> {
+    // SAFETY: the starter has put the channel there, and nothing else in this process has used that number yet.
+    let mut channel = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CHANNEL) });
+    close_on_exec(&channel)?;
+    let mut bytes = Vec::new();
+    channel.read_to_end(&mut bytes).doing("hear from the starter")?;
+    let started = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Containment(format!("a guardian is started by estop only: {error}")))
+        .and_then(prepare);
+    let failure = started.as_ref().err().map(Failure::from);
+    // A starter that has gone is noticed as a brain that is lost.
+    let _ = serde_json::to_writer(&mut channel, &failure);
+    drop(channel);
+    let (prepared, lock) = started?;
+    linux::detach_standard_streams()?;
+    // What belongs to a workload must not be traced out of the guardian by another program of the same user.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    Server::new(prepared, recorder).serve();
+    drop(lock);
+    Ok(())
+}
+
+fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Lock)> {
+    if spec.job.program.process_group.is_none() {
+        // Away from the starter's terminal: its Ctrl-C is not meant for this workload.
+        let _ = rustix::process::setsid();
+    } else {
+        rustix::process::setpgid(None, None).doing("leave the caller's process group")?;
+    }
+    let signals = watch_signals()?;
+    protect_from_oom();
+    let run_dir = RunDir::open(&spec.run_dir)?;
+    let dir = run_dir.job(&spec.job.name);
+    let lock = dir.claim()?;
+    let socket = sockets::bound(&dir.socket())?;
+    let (now_file, now_watch) = watch_now_file(&run_dir)?;
+    let latch = Latch::open(&spec.state_dir)?;
+    let (latch_own, latch_all) = (latch.handle(Some(&spec.job.name))?, latch.handle(None)?);
+    deliver_secret_files(&spec)?;
+    let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
+    let effective = spec.effective_thresholds(job.job().enforced().cpu);
+    job.set_limits(spec.job.limits, effective)?;
+    let entry = Entry {
+        schema_version: 1,
+        name: spec.job.name.clone(),
+        id: spec.job.id.clone(),
+        instance: spec.job.instance.clone(),
+        boot_id: boot_id(),
+        guardian: own_id(),
+        tier: job.job().tier(),
+        isolation: job.isolation(),
+        handle: job.job().handle(),
+        started: jiff::Timestamp::now().to_string(),
+    };
+    dir.write_entry(&entry)?;
+    // From here on `now` finds the job; whoever latched before that is found here.
+    if let Err(error) = refuse_if_latched(&latch_own, &latch_all).and_then(|()| job.spawn()) {
+        job.release();
+        let _ = dir.remove();
+        return Err(error);
+    }
+    dir.write_entry(&Entry { handle: job.job().handle(), ..entry })?;
+    spec.job.program.environment.clear();
+    spec.secret_files.clear();
+    Ok((Prepared { spec, job, dir, socket, latch_own, latch_all, now_file, now_watch, signals }, lock))
+}
+
+fn refuse_if_latched(own: &LatchHandle, all: &LatchHandle) -> Result<()> {
+    for handle in [all, own] {
+        if let Some(entry) = handle.read()? {
+            return Err(Error::Latched { since: entry.since, reason: entry.reason });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel should end anything else first. It allows that only to the privileged.
+fn protect_from_oom() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+}
+
+/// Puts the secret files where only the workload's user can read them.
+fn deliver_secret_files(spec: &GuardianSpec) -> Result<()> {
+    let Some(secrets) = spec.job.secrets_dir.clone() else { return Ok(()) };
+    let _ = std::fs::remove_dir_all(&secrets);
+    std::fs::create_dir(&secrets).on("create", &secrets)?;
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o700)).on("protect", &secrets)?;
+    let owner = spec.job.program.user.as_ref().map(|user| (user.uid, user.gid));
+    for secret in &spec.secret_files {
+        let path = secrets.join(&secret.file);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("create", &path)?;
+        file.write_all(&secret.value).on("write", &path)?;
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).on("hand over", &path)?;
+        }
+    }
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(&secrets, Some(uid), Some(gid)).on("hand over", &secrets)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! One cgroup v2, and the v1 groups that limit and count where a hierarchy is v1.
+//!
+//! See `Documentation/admin-guide/cgroup-v2.rst` of the Linux sources for the files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::procfs;
+use crate::error::Context as _;
+use crate::job::{Enforced, JobSpec, Limits};
+use crate::monitor::Reading;
+use crate::registry::CgroupId;
+use crate::{Error, Result};
+
+/// The group below which all jobs of all instances stand.
+pub(super) const ROOT: &str = "estop";
+/// The period of `cpu.max`, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+/// How often a busy `rmdir` is tried again.
+const REMOVE_TRIES: u32 = 50;
+
+/// A job's cgroup. All that the kill needs is open.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    id: CgroupId,
+    dir: File,
+    kill: File,
+    freeze: File,
+    events: File,
+    cpu_stat: File,
+    memory: Option<Memory>,
+    pids: Option<Pids>,
+    cpu_max: Option<(PathBuf, Version)>,
+    controllers: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+#[derive(Debug)]
+struct Memory {
+    group: PathBuf,
+    version: Version,
+    stat: File,
+    events: Option<File>,
+}
+
+#[derive(Debug)]
+struct Pids {
+    group: PathBuf,
+    current: File,
+    events: Option<File>,
+}
+
+/// Where this process can make cgroups for jobs.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn root() -> std::result::Result<PathBuf, String> {
+    let mount = procfs::cgroup_mount(None).ok_or("no cgroup v2 is mounted")?;
+    let base = if rustix::process::geteuid().is_root() {
+        mount
+    } else {
+        // A user's service manager may have delegated the group that this process is in.
+        let own = procfs::cgroup(std::process::id()).ok_or("this process is in no cgroup v2")?;
+        mount.join(own.trim_start_matches('/'))
+    };
+    let root = base.join(ROOT);
+    match fs::create_dir(&root) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(format!("cannot create {}: {error}", root.display())),
+    }
+    for file in ["cgroup.kill", "cgroup.freeze"] {
+        if !root.join(file).exists() {
+            return Err(format!("the kernel has no {file}"));
+        }
+    }
+    Ok(root)
+}
+
+/// The group of all jobs of `instance` below `root`.
+pub(super) fn instance_dir(root: &Path, instance: &str) -> PathBuf {
+    root.join(instance)
+}
+
+impl Cgroup {
+    /// Makes an empty cgroup for `spec` below `root` and sets its limits.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn create(root: &Path, spec: &JobSpec) -> Result<Self> {
+        let instance = instance_dir(root, &spec.instance);
+        // Another estop's last job may just be taking the levels above away.
+        fs::create_dir_all(&instance).on("create the cgroup", &instance)?;
+        // Each level hands the controllers on. Where they belong to v1, or may not be had, the kernel refuses.
+        for level in [root.parent().unwrap_or(root), root, &instance] {
+            for controller in ["+memory", "+pids", "+cpu"] {
+                let _ = fs::write(level.join("cgroup.subtree_control"), controller);
+            }
+        }
+        let path = instance.join(format!("{}.{}", spec.name, spec.id));
+        fs::create_dir(&path).on("create the cgroup", &path)?;
+        let mut cgroup = Self::open_dir(&path)?;
+        cgroup.open_controllers(spec)?;
+        cgroup.set_limits(&spec.limits).on("limit", &path)?;
+        Ok(cgroup)
+    }
+
+    /// Opens the cgroup named by `id` to end what is in it, if it is still that one and below `root`.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if it is another one, or elsewhere; [`Error::Io`] if it is gone.
+    pub(super) fn open(root: &Path, id: &CgroupId) -> Result<Self> {
+        let refuse = |detail: &str| Error::Record { path: id.path.clone(), detail: detail.to_owned() };
+        let below = id.path.strip_prefix(root).map_err(|_| refuse("it is not below estop's own root"))?;
+        if below.components().count() != 2
+            || !below.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        {
+            return Err(refuse("it is not a job's cgroup"));
+        }
+        let cgroup = Self::open_dir(&id.path)?;
+        if cgroup.id != *id {
+            return Err(refuse("it is another cgroup at the same place"));
+        }
+        Ok(cgroup)
+    }
+
+    fn open_dir(path: &Path) -> Result<Self> {
+        let dir = File::open(path).on("open", path)?;
+        let inode = dir.metadata().on("look at", path)?.ino();
+        let write = |name: &str| OpenOptions::new().write(true).open(path.join(name)).on("open", &path.join(name));
+        let read = |name: &str| File::open(path.join(name)).on("open", &path.join(name));
+        Ok(Self {
+            id: CgroupId { path: path.to_owned(), inode },
+            kill: write("cgroup.kill")?,
+            freeze: write("cgroup.freeze")?,
+            events: read("cgroup.events")?,
+            cpu_stat: read("cpu.stat")?,
+            dir,
+            memory: None,
+            pids: None,
+            cpu_max: None,
+            controllers: Vec::new(),
+        })
+    }
+
+    /// Finds each controller in this hierarchy or in a v1 one. One that is nowhere is left to the monitor.
+    fn open_controllers(&mut self, spec: &JobSpec) -> Result<()> {
+        let path = self.id.path.clone();
+        self.memory = if path.join("memory.stat").exists() {
+            Some(Memory::open(&path, Version::V2)?)
+        } else {
+            self.v1_group("memory", spec).map(|group| Memory::open(&group, Version::V1)).transpose()?
+        };
+        self.pids = if path.join("pids.current").exists() {
+            Some(Pids::open(&path)?)
+        } else {
+            self.v1_group("pids", spec).map(|group| Pids::open(&group)).transpose()?
+        };
+        self.cpu_max = if path.join("cpu.max").exists() {
+            Some((path, Version::V2))
+        } else {
+            self.v1_group("cpu", spec).map(|group| (group, Version::V1))
+        };
+        Ok(())
+    }
+
+    /// A group of this job's own in the v1 hierarchy of `controller`, below the one that this process is in.
+    fn v1_group(&mut self, controller: &str, spec: &JobSpec) -> Option<PathBuf> {
+        let mount = procfs::cgroup_mount(Some(controller))?;
+        let own = procfs::own_v1_path(controller)?;
+        let instance = instance_dir(&mount.join(own.trim_start_matches('/')).join(ROOT), &spec.instance);
+        fs::create_dir_all(&instance).ok()?;
+        let group = instance.join(format!("{}.{}", spec.name, spec.id));
+        fs::create_dir(&group).ok()?;
+        self.controllers.push(group.clone());
+        Some(group)
+    }
+
+    /// Names it for another process.
+    pub(super) fn id(&self) -> &CgroupId {
+        &self.id
+    }
+
+    /// The v1 groups beside it.
+    pub(super) fn controllers(&self) -> &[PathBuf] {
+        &self.controllers
+    }
+
+    /// The directory, to start a process in it.
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The file that signals when it becomes empty.
+    pub(super) fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Which limits the kernel enforces in it.
+    pub(super) fn enforced(&self) -> Enforced {
+        Enforced { memory: self.memory.is_some(), cpu: self.cpu_max.is_some(), pids: self.pids.is_some() }
+    }
+
+    /// Puts the new process `pid`, which has not begun to run the program, into the v1 groups.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn adopt(&self, pid: u32) -> io::Result<()> {
+        self.controllers.iter().try_for_each(|group| fs::write(group.join("cgroup.procs"), pid.to_string()))
+    }
+
+    /// Sets the limits that are given, and lifts those that are not.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        if let Some(memory) = &self.memory {
+            memory.set_max(limits.memory_max)?;
+        }
+        if let Some(pids) = &self.pids {
+            fs::write(pids.group.join("pids.max"), limits.pids_max.map_or("max".to_owned(), |max| max.to_string()))?;
+        }
+        if let Some((group, version)) = &self.cpu_max {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a number of cores times the period"
+            )]
+            let quota = limits.cpu_max.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1000));
+            match version {
+                Version::V2 => {
+                    let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+                    fs::write(group.join("cpu.max"), format!("{quota} {CPU_PERIOD}"))?;
+                }
+                Version::V1 => {
+                    fs::write(group.join("cpu.cfs_period_us"), CPU_PERIOD.to_string())?;
+                    fs::write(
+                        group.join("cpu.cfs_quota_us"),
+                        quota.map_or("-1".to_owned(), |quota| quota.to_string()),
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes or thaws it. Does not wait.
+    pub(super) fn set_frozen(&self, frozen: bool) {
+        // A failure shows in the wait for the state, and a kill reaches a running job as well.
+        let _ = self.freeze.write_all_at(if frozen { b"1" } else { b"0" }, 0);
+    }
+
+    /// Writes to `cgroup.kill` once.
+    pub(super) fn kill(&self) {
+        // A failure shows in the wait for the cgroup to be empty.
+        let _ = self.kill.write_all_at(b"1", 0);
+    }
+
+    /// Waits until the kernel calls it frozen, at most `wait`.
+    pub(super) fn wait_frozen(&self, wait: Duration) -> bool {
+        self.wait_event(b"frozen 1", wait)
+    }
+
+    /// Waits until the kernel calls it empty, at most `wait`.
+    pub(super) fn wait_empty(&self, wait: Duration) -> bool {
+        self.wait_event(b"populated 0", wait)
+    }
+
+    /// Waits until a line of `cgroup.events` reads `wanted`. No allocation: it is part of the kill path.
+    fn wait_event(&self, wanted: &[u8], wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        loop {
+            let mut buffer = [0; 256];
+            let length = self.events.read_at(&mut buffer, 0).unwrap_or(0);
+            if buffer[..length].split(|&byte| byte == b'\n').any(|line| line == wanted) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // The kernel signals at most one change in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), so this looks by itself too.
+            let step = left.min(Duration::from_millis(1));
+            let timeout = Timespec { tv_sec: 0, tv_nsec: step.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], Some(&timeout));
+        }
+    }
+
+    /// The processes in it and below it, without those that are already exiting.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        collect_processes(&self.id.path, &mut found, 0);
+        found
+    }
+
+    /// Reads its counters. From open files; no allocation.
+    pub(super) fn read(&self) -> Reading {
+        let mut reading = Reading {
+            cpu: Duration::from_micros(keyed(&self.cpu_stat, b"usage_usec").unwrap_or(0)),
+            ..Reading::default()
+        };
+        if let Some(memory) = &self.memory {
+            memory.read(&mut reading);
+        }
+        if let Some(pids) = &self.pids {
+            reading.pids = number(&pids.current).unwrap_or(0);
+            reading.pids_refused = pids.events.as_ref().and_then(|events| keyed(events, b"max")).unwrap_or(0);
+        }
+        reading
+    }
+
+    /// Removes it, with what is below it.
+    pub(super) fn remove(&self) {
+        for group in self.controllers.iter().chain([&self.id.path]) {
+            remove_tree(group);
+            remove_if_last(group);
+        }
+    }
+}
+
+impl Memory {
+    fn open(group: &Path, version: Version) -> Result<Self> {
+        let stat = group.join("memory.stat");
+        let events = group.join(match version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        });
+        Ok(Self {
+            group: group.to_owned(),
+            version,
+            stat: File::open(&stat).on("open", &stat)?,
+            events: File::open(events).ok(),
+        })
+    }
+
+    fn set_max(&self, max: Option<u64>) -> io::Result<()> {
+        match self.version {
+            Version::V2 => {
+                fs::write(self.group.join("memory.max"), max.map_or("max".to_owned(), |max| max.to_string()))?;
+                // Swap would only delay the limit. Absent where there is no swap accounting.
+                let _ = fs::write(self.group.join("memory.swap.max"), if max.is_some() { "0" } else { "max" });
+                Ok(())
+            }
+            Version::V1 => {
+                fs::write(self.group.join("memory.limit_in_bytes"), max.map_or("-1".to_owned(), |max| max.to_string()))
+            }
+        }
+    }
+
+    fn read(&self, reading: &mut Reading) {
+        let keys: [&[u8]; 2] = match self.version {
+            Version::V1 => [b"total_rss", b"total_shmem"],
+            Version::V2 => [b"anon", b"shmem"],
+        };
+        reading.memory_bytes = keys.iter().filter_map(|key| keyed(&self.stat, key)).sum();
+        reading.oom_kills = self.events.as_ref().and_then(|events| keyed(events, b"oom_kill")).unwrap_or(0);
+    }
+}
+
+impl Pids {
+    fn open(group: &Path) -> Result<Self> {
+        let current = group.join("pids.current");
+        Ok(Self {
+            group: group.to_owned(),
+            current: File::open(&current).on("open", &current)?,
+            events: File::open(group.join("pids.events")).ok(),
+        })
+    }
+}
+
+/// The number that a file consists of.
+fn number(file: &File) -> Option<u64> {
+    let mut buffer = [0; 32];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    digits(&buffer[..length])
+}
+
+/// The number after `key` in a file of `KEY NUMBER` lines.
+fn keyed(file: &File, key: &[u8]) -> Option<u64> {
+    let mut buffer = [0; 4096];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    buffer[..length].split(|&byte| byte == b'\n').find_map(|line| digits(line.strip_prefix(key)?.strip_prefix(b" ")?))
+}
+
+fn digits(bytes: &[u8]) -> Option<u64> {
+    let bytes = bytes.trim_ascii();
+    if bytes.is_empty() {
+        return None;
+    }
+    bytes.iter().try_fold(0_u64, |value, byte| {
+        byte.is_ascii_digit().then(|| value.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+    })
+}
+
+/// `cgroup.procs` lists exiting tasks as 0: those are left out, since signalling 0 would reach our own group.
+fn collect_processes(path: &Path, found: &mut Vec<u32>, depth: u32) {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 1));
+    for_each_subgroup(path, depth, |below, depth| collect_processes(below, found, depth));
+}
+
+fn remove_tree(path: &Path) {
+    for_each_subgroup(path, 0, |below, _| remove_tree(below));
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir(path) {
+            // The last task may still be on its way out of a group that is already called empty.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(2)),
+            _ => return,
+        }
+    }
+}
+
+/// The instance's group and estop's root go with their last job; the kernel refuses while there are others.
+pub(super) fn remove_if_last(group: &Path) {
+    for above in group.ancestors().skip(1).take(2) {
+        if fs::remove_dir(above).is_err() {
+            break;
+        }
+    }
+}
+
+fn for_each_subgroup(path: &Path, depth: u32, mut each: impl FnMut(&Path, u32)) {
+    // Deeper than a workload could sensibly make them; a bound for a hostile one.
+    const DEEPEST: u32 = 64;
+    if depth >= DEEPEST {
+        return;
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            each(&entry.path(), depth + 1);
+        }
+    }
+}

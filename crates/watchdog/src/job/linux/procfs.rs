@@ -1,0 +1,241 @@
+//! Reading `/proc`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::job::{Process, ProcessId};
+use crate::stop::Survivor;
+
+/// The fields of `/proc/PID/stat` that matter here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Which process.
+    pub id: ProcessId,
+    /// Its parent.
+    pub parent: u32,
+    /// Its command name.
+    pub command: String,
+    /// Its state.
+    pub state: char,
+    /// CPU time in clock ticks, its reaped children's included.
+    pub ticks: u64,
+    /// Resident memory in pages.
+    pub resident: u64,
+}
+
+impl Stat {
+    /// Whether it has ended and only waits to be reaped.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// Reads `/proc/PID/stat`; `None` if there is no such process.
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let text = String::from_utf8_lossy(bytes);
+    // The command may hold any character; the last parenthesis ends it.
+    let (head, tail) = text.rsplit_once(')')?;
+    let (pid, command) = head.split_once('(')?;
+    let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Stat {
+        id: ProcessId { pid: pid.trim().parse().ok()?, start_time: number(19)? },
+        parent: fields.get(1)?.parse().ok()?,
+        command: command.to_owned(),
+        state: fields.first()?.chars().next()?,
+        ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+        resident: number(21)?,
+    })
+}
+
+/// The identity of `pid` as it is now.
+pub fn identity(pid: u32) -> Option<ProcessId> {
+    stat(pid).map(|stat| stat.id)
+}
+
+/// All process IDs.
+pub fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A descriptor of exactly the process `id`; `None` if it has ended, also when its PID was given to another.
+pub fn open(id: ProcessId) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(id.pid).ok().filter(|pid| *pid > 1)?)?;
+    let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // Looked up after the descriptor was taken: if it is the same process now, the descriptor is of it.
+    (identity(id.pid)? == id).then_some(fd)
+}
+
+/// The processes below `roots`, by parentage, without the roots themselves and without dead ones.
+pub fn descendants(roots: &[u32]) -> Vec<Stat> {
+    let all: Vec<Stat> = pids().into_iter().filter_map(stat).collect();
+    let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (index, process) in all.iter().enumerate() {
+        children.entry(process.parent).or_default().push(index);
+    }
+    let mut found = Vec::new();
+    let mut seen: HashSet<u32> = roots.iter().copied().collect();
+    let mut waiting: Vec<u32> = roots.to_vec();
+    while let Some(parent) = waiting.pop() {
+        for &index in children.get(&parent).into_iter().flatten() {
+            let process = &all[index];
+            if seen.insert(process.id.pid) {
+                waiting.push(process.id.pid);
+                if !process.is_dead() {
+                    found.push(process.clone());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The processes whose environment holds `marker`, as `NAME=VALUE`, as far as they can be read.
+pub fn marked(marker: &[u8]) -> Vec<Stat> {
+    let own = std::process::id();
+    pids()
+        .into_iter()
+        .filter(|pid| *pid != own)
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|one| one == marker))
+        })
+        .filter_map(stat)
+        .filter(|stat| !stat.is_dead())
+        .collect()
+}
+
+/// The path of `pid` in the cgroup v2 hierarchy.
+pub fn cgroup(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// As a survivor of a stop.
+pub fn survivor(stat: &Stat) -> Survivor {
+    let wait_channel = fs::read_to_string(format!("/proc/{}/wchan", stat.id.pid)).unwrap_or_default();
+    Survivor {
+        pid: stat.id.pid,
+        start_time: stat.id.start_time,
+        command: stat.command.clone(),
+        state: stat.state.to_string(),
+        wait_channel,
+    }
+}
+
+/// As a process to be shown.
+pub fn process(stat: &Stat) -> Process {
+    let arguments = fs::read(format!("/proc/{}/cmdline", stat.id.pid)).unwrap_or_default();
+    let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ").trim_end().chars().take(500).collect();
+    Process {
+        id: stat.id,
+        parent: stat.parent,
+        command: stat.command.clone(),
+        arguments,
+        state: stat.state,
+        memory_bytes: stat.resident * rustix::param::page_size() as u64,
+    }
+}
+
+/// Proportional memory of `pid` in bytes: what it shares is divided among those that share it.
+pub fn proportional_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    kibibytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// One number after `key` in a file of `KEY NUMBER` lines.
+pub fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Where the hierarchy is mounted: cgroup v2, or the v1 hierarchy of `controller`.
+pub fn cgroup_mount(controller: Option<&str>) -> Option<std::path::PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    text.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut filesystem = filesystem.split(' ');
+        let kind = filesystem.next()?;
+        let options = filesystem.nth(1)?;
+        let wanted = match controller {
+            None => kind == "cgroup2",
+            Some(controller) => kind == "cgroup" && options.split(',').any(|option| option == controller),
+        };
+        wanted.then(|| Path::new(&unescape(mount.split(' ').nth(4).unwrap_or("/"))).to_owned())
+    })
+}
+
+/// Undoes the octal escapes of `/proc/self/mountinfo`.
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012"]
+        .iter()
+        .zip([" ", "\t", "\n"])
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+        .replace("\\134", "\\")
+}
+
+/// This process's path in the v1 hierarchy of `controller`.
+pub fn own_v1_path(controller: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        controllers.split(',').any(|one| one == controller).then(|| path.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_command_with_parentheses_and_spaces_is_parsed() {
+        let line = b"42 (a) b (c) S 7 1 1 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0 777 1000 55 18446744073709551615";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.id.pid, stat.id.start_time, stat.parent), (42, 777, 7));
+        assert_eq!((stat.command.as_str(), stat.state, stat.ticks, stat.resident), ("a) b (c", 'S', 100, 55));
+        assert!(parse_stat(b"garbage").is_none());
+    }
+
+    #[test]
+    fn a_process_is_opened_only_under_its_own_start_time() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = identity(child.id()).unwrap();
+        assert!(open(id).is_some());
+        assert!(open(ProcessId { start_time: id.start_time + 1, ..id }).is_none());
+        assert!(descendants(&[std::process::id()]).iter().any(|stat| stat.id == id));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(open(id).is_none());
+        assert!(
+            open(ProcessId { pid: 0, start_time: 0 }).is_none() && open(ProcessId { pid: 1, start_time: 0 }).is_none()
+        );
+    }
+
+    #[test]
+    fn marked_processes_are_found_by_their_environment() {
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env("ESTOP_TEST_MARK", "xyzzy-1").spawn().unwrap();
+        let wanted = child.id();
+        // The environment is there once the program has been executed.
+        while fs::read(format!("/proc/{wanted}/environ")).unwrap().is_empty()
+            || stat(wanted).unwrap().command != "sleep"
+        {
+            std::thread::yield_now();
+        }
+        assert!(marked(b"ESTOP_TEST_MARK=xyzzy-1").iter().any(|stat| stat.id.pid == wanted));
+        assert!(marked(b"ESTOP_TEST_MARK=xyzzy-").is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

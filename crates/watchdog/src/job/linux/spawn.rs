@@ -1,0 +1,359 @@
+//! Starting a program so that it never runs an instruction outside its job.
+//!
+//! The new process is cloned straight into its cgroup and namespaces and waits at a gate until the guardian has done what
+//! can only be done from outside (ID maps, v1 groups, process group). With a PID namespace the cloned process becomes
+//! its init, which never executes anything else and starts the program as its child; see [`super::init`].
+
+use std::ffi::{CString, c_char};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal, setpgid};
+
+use super::{cover, init};
+use crate::error::Context as _;
+use crate::job::spec::{JobSpec, MARKER, User};
+use crate::{Error, Result};
+
+/// Which namespaces a job gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Namespaces {
+    /// Its own PIDs.
+    pub pid: bool,
+    /// Its own mounts.
+    pub mount: bool,
+    /// Its own user namespace: what an ordinary user needs for the others.
+    pub user: bool,
+}
+
+impl Namespaces {
+    fn flags(self) -> u64 {
+        let flag = |wanted: bool, flag: i32| if wanted { u64::from(flag.cast_unsigned()) } else { 0 };
+        flag(self.pid, libc::CLONE_NEWPID) | flag(self.mount, libc::CLONE_NEWNS) | flag(self.user, libc::CLONE_NEWUSER)
+    }
+}
+
+/// A started program.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// The cloned process: the init of the PID namespace, or the program itself.
+    pub child: Process,
+    /// The program, where it is not the cloned process.
+    pub main: Option<OwnedFd>,
+    /// Where the init reports the program's end.
+    pub reports: Option<OwnedFd>,
+}
+
+/// A process that this one is the parent of.
+#[derive(Debug)]
+pub struct Process {
+    /// Its process ID.
+    pub pid: u32,
+    /// Its descriptor.
+    pub fd: OwnedFd,
+}
+
+/// Everything that the new process needs, made before it is cloned: after that it allocates as little as it can.
+pub(super) struct Plan {
+    argv: Vec<CString>,
+    environment: Vec<CString>,
+    directory: Option<PathBuf>,
+    user: Option<User>,
+    own_session: bool,
+    ignored_signals: Vec<i32>,
+    new_privileges: bool,
+    landlock: bool,
+    cover: Vec<PathBuf>,
+    keep: Option<PathBuf>,
+    pub(super) namespaces: Namespaces,
+    oom_score: Vec<u8>,
+}
+
+/// Starts the program of `spec` in `namespaces` and, if there is one, in `cgroup`. `adopt` does what is left to do from
+/// outside for the new process before it goes on.
+///
+/// # Errors
+/// [`Error::Exec`] if it cannot be executed, [`Error::Containment`] or [`Error::System`] if it cannot be contained.
+pub(super) fn spawn(
+    spec: &JobSpec,
+    namespaces: Namespaces,
+    landlock: bool,
+    cgroup: Option<BorrowedFd<'_>>,
+    adopt: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<Started> {
+    refuse_threads()?;
+    let plan = Plan::new(spec, namespaces, landlock)?;
+    let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .doing("create a socket pair")?;
+    let (failure, inner_failure) = pipe_with(PipeFlags::CLOEXEC).doing("create a pipe")?;
+    let Some(child) = clone(namespaces.flags(), cgroup).doing("start a process inside the job")? else {
+        drop((gate, failure));
+        start_inside(&plan, &inner_gate, inner_failure);
+    };
+    drop((inner_gate, inner_failure));
+    let outside = prepare_outside(spec, namespaces, child.pid).and_then(|()| adopt(child.pid));
+    if let Err(error) = outside {
+        // The gate closes unopened, and the process ends.
+        return Err(Error::Containment(format!("the new process could not be prepared: {error}")));
+    }
+    rustix::io::write(&gate, &[init::GO]).doing("open the gate")?;
+    let main = if namespaces.pid { Some(init::receive_main(&gate)?) } else { None };
+    await_exec(failure, spec)?;
+    let reports = namespaces.pid.then_some(gate);
+    Ok(Started { child, main, reports })
+}
+
+/// A copy of a process with several threads has only one of them, and the locks of all: it could wait for ever.
+fn refuse_threads() -> Result<()> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match status.lines().find_map(|line| line.strip_prefix("Threads:")).map(str::trim) {
+        Some("1") => Ok(()),
+        _ => Err(Error::Containment(
+            "a program is started by a process with one thread only: start a guardian".to_owned(),
+        )),
+    }
+}
+
+/// Whether a process can be started in `namespaces`.
+///
+/// # Errors
+/// The kernel's answer.
+pub(super) fn probe(namespaces: Namespaces) -> io::Result<()> {
+    match clone(namespaces.flags(), None)? {
+        None => leave(0),
+        Some(child) => {
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(child.fd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            Ok(())
+        }
+    }
+}
+
+/// `clone3(2)` used as `fork`: `None` in the new process.
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Process>> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: all-zero is a valid value of this structure of integers.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        // CLONE_INTO_CGROUP, which does not fit the signed constant of libc.
+        arguments.flags |= 0x2_0000_0000;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: no stack and no shared memory is asked for, so this is a fork; this process has one thread, so the copy
+    // may go on with any code. The structure and the place for the descriptor live until the call returns.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match answer {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => {
+            // SAFETY: the kernel has just put a new descriptor there, which nobody else owns.
+            let fd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some(Process { pid: u32::try_from(pid).unwrap_or(0), fd }))
+        }
+    }
+}
+
+/// Starts a copy of this process that shares nothing with it. `None` in the copy.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn fork() -> io::Result<Option<Process>> {
+    clone(0, None)
+}
+
+/// Ends this process at once, without running anything that belongs to the process it was copied from.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: ends the process; nothing is left to be unsound.
+    unsafe { libc::_exit(code) }
+}
+
+/// What can only be done from outside the new user namespace, or by the parent.
+fn prepare_outside(spec: &JobSpec, namespaces: Namespaces, pid: u32) -> io::Result<()> {
+    if namespaces.user {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+        fs::write(format!("/proc/{pid}/uid_map"), format!("{uid} {uid} 1"))?;
+        fs::write(format!("/proc/{pid}/gid_map"), format!("{gid} {gid} 1"))?;
+    }
+    if let Some(group) = spec.program.process_group {
+        let raw = |number: u32| i32::try_from(number).ok().and_then(Pid::from_raw);
+        setpgid(raw(pid), raw(group))?;
+    }
+    Ok(())
+}
+
+/// Waits until the program was executed: then the pipe closes. Otherwise it carries the reason.
+fn await_exec(failure: OwnedFd, spec: &JobSpec) -> Result<()> {
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut fs::File::from(failure), &mut text).doing("wait for the program to start")?;
+    let Some((&kind, rest)) = text.split_first() else { return Ok(()) };
+    let text = String::from_utf8_lossy(rest).into_owned();
+    if kind == EXEC_FAILED {
+        let errno = text.parse().unwrap_or(libc::ENOEXEC);
+        let program =
+            spec.program.argv.first().map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        return Err(Error::Exec { program, source: io::Error::from_raw_os_error(errno) });
+    }
+    Err(Error::Containment(text))
+}
+
+const EXEC_FAILED: u8 = b'X';
+const SETUP_FAILED: u8 = b'S';
+
+/// In the new process: waits at the gate, then goes on as the namespace's init or as the program.
+fn start_inside(plan: &Plan, gate: &OwnedFd, failure: OwnedFd) -> ! {
+    // If the guardian dies before this takes effect, the gate closes; if it dies after, so does this process.
+    let bound = set_parent_process_death_signal(Some(Signal::KILL));
+    if bound.is_err() || !init::passed_gate(gate) {
+        leave(1);
+    }
+    if let Err(detail) = plan.enter_namespaces() {
+        report(&failure, SETUP_FAILED, &detail);
+        leave(1);
+    }
+    if plan.namespaces.pid {
+        init::run(plan, gate, failure);
+    }
+    plan.execute(&failure)
+}
+
+fn report(failure: &OwnedFd, kind: u8, text: &str) {
+    let mut message = vec![kind];
+    message.extend_from_slice(text.as_bytes());
+    // Nobody is left to be told if this fails.
+    let _ = rustix::io::write(failure, &message);
+}
+
+impl Plan {
+    fn new(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -> Result<Self> {
+        let c_string = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| Error::Containment("an argument or variable holds a zero byte".to_owned()))
+        };
+        let marker = format!("{MARKER}={}", spec.id);
+        let mut environment = vec![c_string(marker.as_bytes())?];
+        for (name, value) in spec.program.environment.iter().filter(|(name, _)| name.0 != MARKER.as_bytes()) {
+            environment.push(c_string(&[&name.0, b"=".as_slice(), &value.0].concat())?);
+        }
+        Ok(Self {
+            argv: spec.program.argv.iter().map(|argument| c_string(&argument.0)).collect::<Result<_>>()?,
+            environment,
+            directory: spec.program.directory.clone(),
+            user: spec.program.user.clone(),
+            own_session: spec.program.process_group.is_none(),
+            ignored_signals: spec.program.ignored_signals.clone(),
+            new_privileges: spec.containment.new_privileges,
+            landlock,
+            cover: spec.containment.cover.clone(),
+            keep: spec.secrets_dir.clone(),
+            namespaces,
+            oom_score: fs::read("/proc/self/oom_score_adj").unwrap_or_default(),
+        })
+    }
+
+    fn enter_namespaces(&self) -> std::result::Result<(), String> {
+        if !self.namespaces.mount {
+            return Ok(());
+        }
+        cover::detach_mounts().map_err(|errno| format!("its mounts could not be detached: {errno}"))?;
+        if self.namespaces.pid {
+            // Refused in some containers; then the outer /proc stays, in which it sees more, and can signal no more.
+            let _ = cover::mount_proc();
+        }
+        cover::cover(&self.cover, self.keep.as_deref())
+            .map_err(|errno| format!("estop's own directories could not be covered: {errno}"))
+    }
+
+    /// Becomes the program.
+    pub(super) fn execute(&self, failure: &OwnedFd) -> ! {
+        match self.try_execute() {
+            Err(Stage::Setup(detail)) => report(failure, SETUP_FAILED, &detail),
+            Err(Stage::Exec(errno)) => report(failure, EXEC_FAILED, &errno.to_string()),
+        }
+        leave(127)
+    }
+
+    fn try_execute(&self) -> std::result::Result<std::convert::Infallible, Stage> {
+        let setup = |what: &'static str| move |errno: Errno| Stage::Setup(format!("{what}: {errno}"));
+        // Init made itself unreadable; the program decides for itself.
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+        let _ = fs::write("/proc/self/oom_score_adj", &self.oom_score);
+        restore_signals(&self.ignored_signals);
+        if self.own_session {
+            // Fails only for the leader of a session, which already has one of its own.
+            let _ = rustix::process::setsid();
+        }
+        if let Some(user) = &self.user {
+            become_user(user).map_err(setup("it could not become its user"))?;
+        }
+        if !self.namespaces.pid {
+            // A change of user takes this away, so it is asked for again.
+            set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(setup("it could not be bound to its guardian"))?;
+        }
+        if !self.new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(setup("its privileges could not be fixed"))?;
+        }
+        if self.landlock {
+            cover::keep_out_of_sys()
+                .map_err(|detail| Stage::Setup(format!("Landlock could not be applied: {detail}")))?;
+        }
+        if let Some(directory) = &self.directory {
+            rustix::process::chdir(directory)
+                .map_err(|errno| Stage::Setup(format!("it could not start in {}: {errno}", directory.display())))?;
+        }
+        Err(Stage::Exec(execvpe(&self.argv, &self.environment)))
+    }
+}
+
+enum Stage {
+    Setup(String),
+    Exec(i32),
+}
+
+/// Executes `argv` with `environment`, looking the command up in `PATH`. Returns only the error number.
+fn execvpe(argv: &[CString], environment: &[CString]) -> i32 {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, variables) = (pointers(argv), pointers(environment));
+    let Some(program) = argv.first() else { return libc::ENOENT };
+    // SAFETY: both arrays end with a null pointer, and they and the strings live until the call returns.
+    unsafe { libc::execvpe(program.as_ptr(), arguments.as_ptr(), variables.as_ptr()) };
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOEXEC)
+}
+
+/// Gives the program the signal handling that estop's caller had.
+fn restore_signals(ignored: &[i32]) {
+    const LAST: i32 = 64;
+    for signal in 1..=LAST {
+        let action = if ignored.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: no handler of ours is installed by this. SIGKILL, SIGSTOP and glibc's own two are refused, which is right.
+        unsafe { libc::signal(signal, action) };
+    }
+    // SAFETY: all-zero is a valid signal set on Linux, the empty one.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set lives until the call returns; the old set is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+fn become_user(user: &User) -> std::result::Result<(), Errno> {
+    let check = |answer: i32| {
+        if answer == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::PERM)) }
+    };
+    // SAFETY: the pointer and the length are those of one slice.
+    check(unsafe { libc::setgroups(user.groups.len(), user.groups.as_ptr()) })?;
+    // SAFETY: takes three numbers.
+    check(unsafe { libc::setresgid(user.gid, user.gid, user.gid) })?;
+    // SAFETY: takes three numbers.
+    check(unsafe { libc::setresuid(user.uid, user.uid, user.uid) })
+}

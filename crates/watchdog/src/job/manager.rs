@@ -1,0 +1,194 @@
+//! The job together with its monitor and the stop protocol's last part: freeze, kill, prove.
+
+use std::time::{Duration, Instant};
+
+use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId};
+use crate::ladder::{Breach, Thresholds};
+use crate::monitor::{ResourceMonitor, Sample};
+use crate::stop::{Category, Phases, StopReport};
+use crate::{Error, Result};
+
+/// How long a freeze before a kill may take. A kill reaches frozen and running processes alike, so it is not waited for longer.
+const FREEZE_WAIT: Duration = Duration::from_millis(100);
+/// How long one round of the kill is waited for before the next. One write to `cgroup.kill` can miss a forking process.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// A job with its monitor: contains a workload's process tree (a cgroup on Linux, a Job Object on Windows), samples it,
+/// and ends it with proof.
+pub struct JobObjectManager {
+    spec: JobSpec,
+    job: Box<dyn Job>,
+    monitor: ResourceMonitor,
+    frozen: bool,
+}
+
+impl std::fmt::Debug for JobObjectManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobObjectManager")
+            .field("name", &self.spec.name)
+            .field("tier", &self.job.tier())
+            .finish_non_exhaustive()
+    }
+}
+
+impl JobObjectManager {
+    /// Makes the job, empty.
+    ///
+    /// # Errors
+    /// [`Error::TierTooLow`] if the host offers less than `spec` requires; others if the system refuses.
+    pub fn create(spec: JobSpec, thresholds: Thresholds) -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        let job = Box::new(super::linux::LinuxJob::create(&spec)?);
+        Ok(Self { spec, job, monitor: ResourceMonitor::new(thresholds), frozen: false })
+    }
+
+    /// Starts the program inside.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] if it cannot be executed, [`Error::Containment`] if it cannot be contained.
+    pub fn spawn(&mut self) -> Result<()> {
+        self.job.spawn(&self.spec)?;
+        // The environment may hold secrets, which nobody needs any more.
+        self.spec.program.environment.clear();
+        self.monitor = ResourceMonitor::new(*self.monitor.thresholds());
+        Ok(())
+    }
+
+    /// What the job was made from, without the environment.
+    pub fn spec(&self) -> &JobSpec {
+        &self.spec
+    }
+
+    /// The platform's side.
+    pub fn job(&self) -> &dyn Job {
+        self.job.as_ref()
+    }
+
+    /// The monitor.
+    pub fn monitor(&self) -> &ResourceMonitor {
+        &self.monitor
+    }
+
+    /// What a hostile workload could still reach.
+    pub fn isolation(&self) -> Isolation {
+        let own = rustix::process::geteuid().as_raw();
+        match self.spec.program.user.as_ref().map_or(own, |user| user.uid) {
+            0 => Isolation::Root,
+            uid if uid == own => Isolation::SameUid,
+            _ => Isolation::SeparateUid,
+        }
+    }
+
+    /// The main process, once it is known.
+    pub fn main(&self) -> Option<ProcessId> {
+        self.job.main()
+    }
+
+    /// How the main process ended, if it did.
+    pub fn reap(&mut self) -> Option<Exit> {
+        self.job.reap()
+    }
+
+    /// Takes a sample. Answers the breach that it causes.
+    pub fn sample(&mut self) -> Option<Breach> {
+        let reading = self.job.read();
+        self.monitor.observe(Instant::now(), reading)
+    }
+
+    /// The last sample.
+    pub fn last_sample(&self) -> Option<&Sample> {
+        self.monitor.last()
+    }
+
+    /// The processes there are, at most `limit`.
+    pub fn processes(&self, limit: usize) -> Vec<Process> {
+        self.job.processes(limit)
+    }
+
+    /// Changes limits and thresholds while the job runs.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the kernel refuses; the thresholds are then unchanged.
+    pub fn set_limits(&mut self, limits: Limits, thresholds: Thresholds) -> Result<()> {
+        self.job.set_limits(&limits).map_err(|source| Error::System { action: "change the limits", source })?;
+        self.spec.limits = limits;
+        self.monitor.set_thresholds(thresholds);
+        Ok(())
+    }
+
+    /// Sends a signal to the main process.
+    ///
+    /// # Errors
+    /// [`Error::System`] if it has ended or the signal does not exist.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.job.signal(signal).map_err(|source| Error::System { action: "signal the main process", source })
+    }
+
+    /// Sends a signal to every process.
+    pub fn signal_all(&self, signal: i32) {
+        self.job.signal_all(signal);
+    }
+
+    /// Freezes the job. Returns whether the kernel confirmed it within `wait`.
+    pub fn freeze(&mut self, wait: Duration) -> bool {
+        self.frozen = true;
+        self.job.freeze(wait)
+    }
+
+    /// Thaws the job.
+    pub fn thaw(&mut self) {
+        self.job.thaw();
+        self.frozen = false;
+    }
+
+    /// Whether it was frozen and not thawed.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Whether nothing is left in the job.
+    pub fn is_empty(&mut self) -> bool {
+        self.job.is_empty()
+    }
+
+    /// Freezes, calls `capture`, kills until the job is empty or `limit` is over, and proves it.
+    ///
+    /// Nothing is claimed that was not proven: after `limit` the survivors are named.
+    pub fn stop(&mut self, category: Category, limit: Duration, capture: impl FnOnce(&mut Self)) -> StopReport {
+        let started = Instant::now();
+        let processes_before = self.job.count();
+        let mut phases = Phases::default();
+        self.freeze(FREEZE_WAIT);
+        phases.freeze_seconds = started.elapsed().as_secs_f64();
+        let capturing = Instant::now();
+        capture(self);
+        phases.capture_seconds = capturing.elapsed().as_secs_f64();
+        let killing = Instant::now();
+        loop {
+            self.job.kill();
+            if self.job.wait_empty(ROUND) || killing.elapsed() >= limit {
+                break;
+            }
+        }
+        let proof = self.job.prove();
+        phases.kill_seconds = killing.elapsed().as_secs_f64();
+        StopReport {
+            name: self.spec.name.clone(),
+            tier: self.job.tier(),
+            isolation: self.isolation(),
+            category,
+            processes_before,
+            survivors: proof.survivors,
+            proven_empty: proof.empty,
+            proof: proof.by,
+            stop_seconds: started.elapsed().as_secs_f64(),
+            phases,
+            latch_durable: None,
+        }
+    }
+
+    /// Removes what the job left in the system. Call it after the job was proven empty.
+    pub fn release(mut self) {
+        self.job.release();
+    }
+}

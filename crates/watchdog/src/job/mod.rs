@@ -1,0 +1,186 @@
+//! What contains a workload's whole process tree.
+//!
+//! [`JobObjectManager`] is the face; behind it stands one platform's [`Job`]: on Linux a cgroup, a PID namespace, or
+//! both, and where there is neither, tracking by lineage and marker.
+
+mod manager;
+mod spec;
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+
+use std::time::Duration;
+
+pub use manager::JobObjectManager;
+pub use spec::{Bytes, Containment, JobSpec, Limits, Program, SecretFile, User};
+
+use serde::{Deserialize, Serialize};
+
+use crate::monitor::Reading;
+use crate::stop::Survivor;
+
+/// How strong a job's containment is. Always shown, never silently lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Subreaper, pidfds and a sweep: best effort.
+    Tracked,
+    /// A PID namespace, which its init ends.
+    Namespace,
+    /// A cgroup v2 or a Job Object: the kernel ends the whole tree.
+    Kernel,
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tracked => "tracked",
+            Self::Namespace => "namespace",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
+/// What a hostile workload could still reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// It runs under another user than estop.
+    SeparateUid,
+    /// It runs under estop's own user.
+    SameUid,
+    /// It runs as root.
+    Root,
+}
+
+/// A process, named so that a reused PID is not taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its process ID.
+    pub pid: u32,
+    /// When it was started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// One process of a job, as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Which process.
+    pub id: ProcessId,
+    /// Its parent's process ID.
+    pub parent: u32,
+    /// Its command name.
+    pub command: String,
+    /// Its arguments, separated by spaces, shortened.
+    pub arguments: String,
+    /// Its state, as `/proc` names it.
+    pub state: char,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// How a job's main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
+
+/// What a job answers about its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Whether nothing of the job is left.
+    pub empty: bool,
+    /// What proves it.
+    pub by: Vec<String>,
+    /// What is left.
+    pub survivors: Vec<Survivor>,
+}
+
+/// What one platform offers for one job. Everything that the kill needs was opened when the job was made.
+pub trait Job {
+    /// How strong the containment is.
+    fn tier(&self) -> Tier;
+
+    /// Which limits the kernel enforces by itself.
+    fn enforced(&self) -> Enforced;
+
+    /// Starts the program inside the job: it never runs an instruction outside.
+    ///
+    /// # Errors
+    /// If it cannot be contained or executed.
+    fn spawn(&mut self, spec: &JobSpec) -> crate::Result<()>;
+
+    /// The main process, as far as the platform knows it by now.
+    fn main(&self) -> Option<ProcessId>;
+
+    /// How the main process ended, if it did. Also takes note of what else has ended.
+    fn reap(&mut self) -> Option<Exit>;
+
+    /// Sends a signal to the main process.
+    ///
+    /// # Errors
+    /// The operating system's answer.
+    fn signal(&self, signal: i32) -> std::io::Result<()>;
+
+    /// Sends a signal to every process of the job.
+    fn signal_all(&self, signal: i32);
+
+    /// Stops all processes from running; waits at most `wait` for it. Returns whether the kernel said that they are.
+    fn freeze(&mut self, wait: Duration) -> bool;
+
+    /// Lets them run again.
+    fn thaw(&mut self);
+
+    /// One round of the kernel's kill. To be repeated until [`Job::is_empty`].
+    fn kill(&mut self);
+
+    /// Waits at most `wait` for the job to be empty. Returns whether it is.
+    fn wait_empty(&mut self, wait: Duration) -> bool;
+
+    /// Whether the job is empty now.
+    fn is_empty(&mut self) -> bool {
+        self.wait_empty(Duration::ZERO)
+    }
+
+    /// Looks for what is left, inside and outside, and says what proves that nothing is. Ends what it finds outside.
+    fn prove(&mut self) -> Proof;
+
+    /// How many processes there are.
+    fn count(&mut self) -> u64;
+
+    /// Reads the job's resources.
+    fn read(&mut self) -> Reading;
+
+    /// The processes there are, at most `limit`.
+    fn processes(&self, limit: usize) -> Vec<Process>;
+
+    /// Changes the limits that the kernel enforces.
+    ///
+    /// # Errors
+    /// The operating system's answer.
+    fn set_limits(&mut self, limits: &Limits) -> std::io::Result<()>;
+
+    /// Removes what the job left in the system, after it was proven empty.
+    fn release(&mut self);
+
+    /// What wakes a guardian up when the job changes: each with whether it signals by priority data.
+    #[cfg(unix)]
+    fn descriptors(&self) -> [Option<(std::os::fd::BorrowedFd<'_>, bool)>; 3];
+
+    /// What another process needs to end this job when its guardian cannot.
+    fn handle(&self) -> crate::registry::Handle;
+}
+
+/// Which limits the kernel enforces by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// `memory_max`.
+    pub memory: bool,
+    /// `cpu_max`.
+    pub cpu: bool,
+    /// `pids_max`.
+    pub pids: bool,
+}
