@@ -291,3 +291,6 @@ impl Slot {
         self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,13 @@ impl Document {
         Self { name, revision: 0, last: Version::NONE, held: Vec::new(), rotation: None, extra: serde_json::Map::new() }
     }
 
+    /// The document of a secret of which the store has kept no more than that there were `revision` revisions.
+    #[cfg(feature = "vault")]
+    pub(crate) fn deleted(name: SecretName, revision: u64) -> Self {
+        // No version had a higher number than its revision.
+        Self { revision, last: Version(revision), ..Self::absent(name) }
+    }
+
     /// The secret's name.
     pub fn name(&self) -> &SecretName {
         &self.name

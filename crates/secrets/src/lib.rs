@@ -14,6 +14,8 @@ mod testing;
 #[cfg(any(feature = "vault", feature = "webhook"))]
 mod tls;
 mod value;
+#[cfg(feature = "vault")]
+pub mod vault;
 mod version;
 pub use cache::SecretCache;
 pub use error::StoreError;
@@ -23,4 +25,6 @@ pub use name::{InvalidName, SecretName};
 pub use rotate::Rotator;
 pub use store::{Secret, SecretStore};
 pub use value::SecretValue;
+#[cfg(feature = "vault")]
+pub use vault::VaultClient;
 pub use version::{Version, VersionInfo, VersionState};

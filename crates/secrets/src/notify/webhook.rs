@@ -21,7 +21,7 @@ pub fn signature(key: &SecretValue, id: &str, timestamp: i64, body: &[u8]) -> St
 }
 
 /// A URL without user, password, query and fragment, any of which may be a credential.
-pub(super) fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = &url[..end];
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));

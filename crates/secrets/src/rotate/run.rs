@@ -307,7 +307,11 @@ impl<'a> Run<'a> {
         let context = self.context(rotation_id);
         let done = async {
             let old = document.secret(Some(version))?;
-            self.limited("revoke", self.plan.kind.revoke(&context, &old)).await?;
+            let in_force = document.secret(None).ok().filter(|current| current.info.version != version);
+            // The same value may have been put again: then it is in use, and only its older number goes.
+            if in_force.is_none_or(|current| current.value != old.value) {
+                self.limited("revoke", self.plan.kind.revoke(&context, &old)).await?;
+            }
             self.rotator.store.revoke(name, version).await?;
             Ok::<(), Failure>(())
         };

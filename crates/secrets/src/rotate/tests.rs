@@ -566,7 +566,8 @@ async fn happen(scene: &Scene, what: Happening) {
         }
         Happening::Put => {
             let Ok(document) = scene.store.load(&name()).await else { return };
-            let value = SecretValue::from("put by hand");
+            // Sometimes the same value again.
+            let value = SecretValue::from(format!("put by hand {}", scene.service.made.load(Ordering::SeqCst) / 2));
             // Whoever puts a password has set it at the service.
             scene.service.accepted.lock().unwrap().insert(value.expose().to_vec());
             let _ = scene.store.write(&name(), &value, document.unwrap().current_version()).await;
