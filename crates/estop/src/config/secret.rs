@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::generate::Generate;
 use super::units::{Command, Period};
+use super::vault::is_loopback;
 
 /// A secret that estop can rotate.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
     /// How a new value is made. Default: 32 letters and digits.
@@ -17,181 +19,33 @@ pub struct Secret {
     /// How often it is rotated by itself. Default: only when asked for, or exposed in an emergency.
     #[serde(default)]
     pub rotate_every: Option<Period>,
-    /// A command that tries the new value before it is put in force; it gets it in `$ESTOP_SECRET_FILE`. It must end with 0.
+    /// A command that tries the new value before it is put in force: it gets it on stdin as JSON (`value`, `value_base64`) and must end with 0.
     #[serde(default)]
     pub test: Option<Command>,
-    /// How long the old value stays valid after a rotation. Default: until the subscribers acknowledged. In an emergency there is none.
-    #[serde(default)]
-    pub overlap: Option<Period>,
+    /// How long the old value stays valid at most after a rotation; it is revoked earlier when all subscribers acknowledged. In an emergency
+    /// there is no overlap.
+    #[serde(default = "Secret::default_overlap")]
+    pub overlap: Period,
     /// Who is told of a new value, in this order.
     #[serde(default)]
     pub notify: Vec<Subscriber>,
 }
 
-/// How a new value is made: `{ length = 40, alphabet = "hex" }`, or `{ bytes = 32 }` for random bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "GenerateTable", into = "GenerateTable")]
-pub enum Generate {
-    /// Text.
-    Text {
-        /// How many characters.
-        length: u32,
-        /// Which ones.
-        alphabet: Alphabet,
-    },
-    /// Random bytes, as they are.
-    Bytes(u32),
-}
-
-impl Default for Generate {
+impl Default for Secret {
     fn default() -> Self {
-        Self::Text { length: DEFAULT_LENGTH, alphabet: Alphabet::default() }
-    }
-}
-
-const DEFAULT_LENGTH: u32 = 32;
-/// Shorter than this is guessable.
-const SHORTEST: u32 = 8;
-/// Longer than this is no key any more.
-const LONGEST: u32 = 4096;
-
-/// The characters of a generated value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub enum Alphabet {
-    /// `A-Z a-z 0-9`.
-    #[default]
-    Alphanumeric,
-    /// `0-9 a-f`.
-    Hex,
-    /// `0-9`.
-    Digits,
-    /// `A-Z a-z 0-9 - _`.
-    UrlSafe,
-    /// Exactly these characters.
-    Custom(String),
-}
-
-const ALPHABETS: [(&str, Alphabet); 4] = [
-    ("alphanumeric", Alphabet::Alphanumeric),
-    ("hex", Alphabet::Hex),
-    ("digits", Alphabet::Digits),
-    ("url-safe", Alphabet::UrlSafe),
-];
-
-impl Alphabet {
-    /// Its characters.
-    pub fn characters(&self) -> &str {
-        match self {
-            Self::Alphanumeric => "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
-            Self::Hex => "0123456789abcdef",
-            Self::Digits => "0123456789",
-            Self::UrlSafe => "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
-            Self::Custom(characters) => characters,
+        Self {
+            generate: Generate::default(),
+            rotate_every: None,
+            test: None,
+            overlap: Self::default_overlap(),
+            notify: Vec::new(),
         }
     }
 }
 
-impl From<String> for Alphabet {
-    fn from(text: String) -> Self {
-        match ALPHABETS.into_iter().find(|(name, _)| *name == text) {
-            Some((_, alphabet)) => alphabet,
-            None => Self::Custom(text),
-        }
-    }
-}
-
-impl From<Alphabet> for String {
-    fn from(alphabet: Alphabet) -> Self {
-        match ALPHABETS.into_iter().find(|(_, other)| *other == alphabet) {
-            Some((name, _)) => name.to_owned(),
-            None => alphabet.characters().to_owned(),
-        }
-    }
-}
-
-/// How a new value is made: `length` characters of `alphabet`, or random `bytes`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct GenerateTable {
-    /// How many characters. Default: 32.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 8, max = 4096))]
-    length: Option<u32>,
-    /// `alphanumeric` (default), `hex`, `digits`, `url-safe`, or the characters themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    alphabet: Option<Alphabet>,
-    /// Random bytes instead, this many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 8, max = 4096))]
-    bytes: Option<u32>,
-}
-
-impl TryFrom<GenerateTable> for Generate {
-    type Error = String;
-
-    fn try_from(table: GenerateTable) -> Result<Self, String> {
-        let fits = |what: &str, number: u32| {
-            if (SHORTEST..=LONGEST).contains(&number) {
-                Ok(number)
-            } else {
-                Err(format!("{number} {what} are too few or too many for a secret\nuse {SHORTEST} to {LONGEST}"))
-            }
-        };
-        match table {
-            GenerateTable { bytes: Some(bytes), length: None, alphabet: None } => {
-                Ok(Self::Bytes(fits("bytes", bytes)?))
-            }
-            GenerateTable { bytes: Some(_), .. } => Err(
-                "random bytes have no length or alphabet beside them\nuse either `bytes`, or `length` and `alphabet`"
-                    .into(),
-            ),
-            GenerateTable { bytes: None, length, alphabet } => {
-                let alphabet = alphabet.unwrap_or_default();
-                check_alphabet(alphabet.characters())?;
-                Ok(Self::Text { length: fits("characters", length.unwrap_or(DEFAULT_LENGTH))?, alphabet })
-            }
-        }
-    }
-}
-
-fn check_alphabet(characters: &str) -> Result<(), String> {
-    let mut sorted: Vec<char> = characters.chars().collect();
-    sorted.sort_unstable();
-    let all = sorted.len();
-    sorted.dedup();
-    if sorted.len() < all {
-        return Err(
-            "the alphabet names a character twice\nname each once, or it comes up more often than others".into()
-        );
-    }
-    if sorted.len() < 10 || sorted.len() > 256 || sorted.iter().any(|character| character.is_control()) {
-        return Err(format!(
-            "the alphabet \"{}\" has too few characters, too many, or control characters\n\
-             use alphanumeric, hex, digits, url-safe, or 10 to 256 characters of your own",
-            characters.escape_debug()
-        ));
-    }
-    Ok(())
-}
-
-impl From<Generate> for GenerateTable {
-    fn from(generate: Generate) -> Self {
-        match generate {
-            Generate::Text { length, alphabet } => Self { length: Some(length), alphabet: Some(alphabet), bytes: None },
-            Generate::Bytes(bytes) => Self { bytes: Some(bytes), ..Self::default() },
-        }
-    }
-}
-
-impl JsonSchema for Generate {
-    fn schema_name() -> Cow<'static, str> {
-        "Generate".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        GenerateTable::json_schema(generator)
+impl Secret {
+    fn default_overlap() -> Period {
+        Period::from_secs(3600)
     }
 }
 
@@ -208,7 +62,7 @@ pub enum Subscriber {
     },
     /// `{ exec = ["reload-it"] }`: acknowledged by ending with 0.
     Exec(Command),
-    /// `{ webhook = "https://…", key = "NAME" }`: acknowledged by a 2xx answer.
+    /// `{ webhook = "https://…", key = "NAME" }`: acknowledged by a 2xx answer. `http://` only to this host's loopback address.
     Webhook {
         /// Where it is posted to.
         url: String,
@@ -263,14 +117,20 @@ impl TryFrom<SubscriberTable> for Subscriber {
 }
 
 fn check_url(url: &str) -> Result<(), String> {
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let rest = host.unwrap_or_default();
+    let (secure, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => (true, ""),
+    };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() || url.chars().any(|character| character.is_whitespace() || character.is_control()) {
         return Err(format!("\"{}\" is no web address\nwrite https://HOST/PATH", url.escape_debug()));
     }
     if authority.contains('@') {
         return Err("a web address may not hold a password\nsign the message with `key = \"SECRET\"` instead".into());
+    }
+    if !secure && !is_loopback(authority) {
+        return Err(format!("\"{}\" goes over the network in the clear\nuse https://", url.escape_debug()));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `[vault]`: the `HashiCorp` Vault or `OpenBao` that holds the secrets. Without it they are in estop's own store.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -123,4 +124,14 @@ impl JsonSchema for Auth {
             ]
         })
     }
+}
+
+/// Whether `authority` (`HOST:PORT`, perhaps with a path behind) is this host itself.
+pub(super) fn is_loopback(authority: &str) -> bool {
+    let authority = authority.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(six) => six.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -1,11 +1,11 @@
 //! The names of workloads, stores and secrets.
 
+use estop_secrets::SecretName;
+
 use crate::config::{Config, KeyPath, Problem};
 
 /// A name's longest length: with an ending it still fits into a file's name and a cgroup's.
 const LONGEST: usize = 63;
-/// As for a path in a Vault.
-const LONGEST_SECRET: usize = 255;
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let named = [("workload", config.workloads.keys().collect::<Vec<_>>()), ("store", config.stores.keys().collect())];
@@ -34,14 +34,9 @@ fn is_name(name: &str) -> bool {
         && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// What is wrong with a secret's name: the rule is that of the secret stores.
+/// What is wrong with a secret's name.
 pub(super) fn secret_name_fault(key: KeyPath, name: &str) -> Option<Problem> {
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    };
-    let fits = name.len() <= LONGEST_SECRET && name.split('/').all(is_segment);
-    (!fits).then(|| {
+    SecretName::new(name).err().map(|_| {
         Problem::at(
             key,
             format!("\"{}\" is no name for a secret", name.escape_debug()),

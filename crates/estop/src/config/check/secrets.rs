@@ -1,11 +1,10 @@
 //! Secrets: references, subscribers, tests, the Vault's address.
 
-use std::net::IpAddr;
-
 use super::names::secret_name_fault;
 use super::workloads::command;
 use super::{KnownSecrets, Surroundings};
 use crate::config::problem::suggest;
+use crate::config::vault::is_loopback;
 use crate::config::{Auth, Config, KeyPath, Period, Problem, Subscriber, Vault, folder};
 
 pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: &mut Vec<Problem>) {
@@ -22,6 +21,10 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
         let key = KeyPath::section("secret").key(name);
         let directory = folder(config.origin());
         let search = std::env::var_os("PATH");
+        if let Err(error) = secret.generate.policy().draw() {
+            let hint = "write { length = 32 }, or { bytes = 32 } for a key";
+            problems.push(Problem::at(key.clone().key("generate"), error.to_string(), hint));
+        }
         if let Some(test) = &secret.test {
             command(test, key.clone().key("test"), &directory, search.as_deref(), problems);
         }
@@ -119,15 +122,6 @@ fn authority_fault(rest: &str) -> Option<(&'static str, &'static str)> {
         ));
     }
     None
-}
-
-fn is_loopback(rest: &str) -> bool {
-    let authority = rest.trim_end_matches('/');
-    let host = match authority.strip_prefix('[') {
-        Some(six) => six.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn vault_files(vault: &Vault, problems: &mut Vec<Problem>) {

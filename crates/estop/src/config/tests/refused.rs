@@ -71,14 +71,21 @@ fn what_is_not_well_formed_is_refused_at_its_place() {
             "token_file",
             "{token_file",
         ),
-        (secret("generate = { length = 4 }"), "4 characters are too few", "use 8 to 4096", "{ length = 4 }"),
-        (secret("generate = { bytes = 32, length = 4 }"), "random bytes have no length", "", "{ bytes"),
-        (secret("generate = { alphabet = \"ab\" }"), "too few characters", "", "{ alphabet"),
-        (secret("generate = { alphabet = \"aabcdefghijk\" }"), "twice", "", "{ alphabet"),
+        (secret("generate = { bytes = 32, length = 4 }"), "half a text and half a key", "either", "{ bytes"),
+        (secret("generate = { length = 40, encoding = \"hex\" }"), "half a text and half a key", "either", "{ length"),
+        (secret("generate = { bytes = 40, encoding = \"hexx\" }"), "`hexx` is not one", "`hex`?", "\"hexx\""),
+        (
+            secret("generate = { alphabet = \"alfanumeric\" }"),
+            "\"alfanumeric\" is no alphabet",
+            "url-safe",
+            "{ alphabet",
+        ),
+        (secret("generate = { alphabet = \"ab\" }"), "\"ab\" is no alphabet", "", "{ alphabet"),
         (secret("generate = { lenght = 40 }"), "unknown key `lenght`", "did you mean `length`?", "lenght"),
         (secret("notify = [{ signal = \"KILL\", workload = \"a\" }]"), "`KILL` is no signal", "HUP", "[{ signal"),
         (secret("notify = [{ signal = \"HUP\" }]"), "not one subscriber", "write", "[{ signal"),
         (secret("notify = [{ exec = [\"true\"], webhook = \"https://x\" }]"), "not one subscriber", "", "[{ exec"),
+        (secret("notify = [{ webhook = \"http://hooks.example.com/\" }]"), "in the clear", "https://", "[{ webhook"),
         (secret("notify = [{ webhook = \"ftp://x\" }]"), "no web address", "", "[{ webhook"),
         (secret("notify = [{ webhook = \"https://user:pw@x/\" }]"), "may not hold a password", "", "[{ webhook"),
     ];
@@ -172,6 +179,9 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
             "",
             "\"./v\"",
         ),
+        (secret("generate = { length = 4 }"), "bits of randomness", "length = 32", "generate"),
+        (secret("generate = { bytes = 4 }"), "bits of randomness", "", "generate"),
+        (secret("generate = { length = 12, alphabet = \"digits\" }"), "bits of randomness", "", "generate"),
         (secret("test = [\"no-such-program-here\"]"), "no program", "", "\"no-such"),
         (secret("rotate_every = \"0s\""), "rotate_every is 0", "", "\"0s\""),
         (
@@ -203,6 +213,10 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         assert!(problems.iter().any(fits), "{message} | {hint} | {place}\n{text}\n{problems:#?}");
     }
     assert!(desk.check(&vault("address = \"http://[::1]:8200\"\nallow_http_loopback = true")).is_ok());
+    for fine in ["hex", "digits", "symbols", "url-safe", "alphanumeric", "abcdefghijkl"] {
+        assert!(desk.check(&secret(&format!("generate = {{ length = 64, alphabet = \"{fine}\" }}"))).is_ok(), "{fine}");
+    }
+    assert!(desk.check(&secret("notify = [{ webhook = \"http://127.0.0.1:9/x\" }]")).is_ok());
     assert!(desk.check(&workload("freezable = false\nuser = \"0\"")).is_ok());
 }
 
