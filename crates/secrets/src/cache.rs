@@ -24,6 +24,8 @@ pub struct CachePolicy {
     pub max_age: Duration,
     /// How much older it may become while the store is away, and still be served, flagged as stale.
     pub max_stale: Duration,
+    /// How long a reader for whom there is a last good value waits for the store before it gets that.
+    pub patience: Duration,
     /// After a fetch has failed because the store is away, the next one is made only after this time.
     pub failure_pause: Duration,
     /// How long a reader that demands a version waits for a server that lags behind.
@@ -35,9 +37,10 @@ pub struct CachePolicy {
 impl Default for CachePolicy {
     fn default() -> Self {
         Self {
-            max_age: Duration::from_secs(60),
-            max_stale: Duration::from_secs(15 * 60),
-            failure_pause: Duration::from_millis(500),
+            max_age: Duration::from_mins(1),
+            max_stale: Duration::from_mins(15),
+            patience: Duration::from_secs(1),
+            failure_pause: Duration::from_secs(2),
             max_lag: Duration::from_secs(2),
             capacity: 4096,
         }
@@ -121,10 +124,8 @@ impl SecretCache {
     /// # Errors
     /// [`StoreError::Stale`] if the store has no such version within the policy's `max_lag`; else as for [`Self::get`].
     pub async fn get_at_least(&self, name: &SecretName, version: Version) -> Result<Cached, StoreError> {
-        if let Some(slot) = self.slots.load().get(name) {
-            if let Some(hit) = self.fresh(slot, version) {
-                return Ok(hit);
-            }
+        if let Some(hit) = self.slots.load().get(name).and_then(|slot| self.fresh(slot, version)) {
+            return Ok(hit);
         }
         let slot = self.slot(name);
         self.fetch(name, &slot, version).await
@@ -187,7 +188,7 @@ impl SecretCache {
         loop {
             let generation = slot.generation.load(Ordering::Acquire);
             let asked = Instant::now();
-            let read = self.store.read(name, None).await;
+            let read = self.ask(name, slot, at_least).await;
             if slot.generation.load(Ordering::Acquire) != generation {
                 // Invalidated meanwhile: what was read may be what must not be served any more.
                 if Instant::now() < deadline {
@@ -218,6 +219,20 @@ impl SecretCache {
                 });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Asks the store, with patience if there is a value to fall back on.
+    async fn ask(&self, name: &SecretName, slot: &Slot, at_least: Version) -> Result<Secret, StoreError> {
+        let read = self.store.read(name, None);
+        let patience = self.policy.patience;
+        let given_up = StoreError::Unreachable {
+            store: self.store.describe(),
+            detail: format!("no answer within {} s", patience.as_secs_f64()),
+        };
+        match self.last_good(slot, at_least, given_up.clone()) {
+            Ok(_) => tokio::time::timeout(patience, read).await.unwrap_or(Err(given_up)),
+            Err(_) => read.await,
         }
     }
 

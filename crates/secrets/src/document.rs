@@ -168,7 +168,16 @@ impl Document {
         let from = self.current_version();
         let version = self.push(value, VersionState::Pending, Some(start.id), now);
         let Start { id, emergency, reason } = start;
-        self.rotation = Some(Rotation { id, version, from, step: Step::Created, emergency, superseded: false, reason, started: now });
+        self.rotation = Some(Rotation {
+            id,
+            version,
+            from,
+            step: Step::Created,
+            emergency,
+            superseded: false,
+            reason,
+            started: now,
+        });
         Ok(version)
     }
 

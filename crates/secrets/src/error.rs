@@ -41,7 +41,9 @@ pub enum StoreError {
         name: SecretName,
     },
     /// The rotation that a step belongs to is no longer the one in course.
-    #[error("the rotation of {name} was overtaken ({detail}): the version in force stays; rotate again if it must change")]
+    #[error(
+        "the rotation of {name} was overtaken ({detail}): the version in force stays; rotate again if it must change"
+    )]
     Overtaken {
         /// The secret.
         name: SecretName,
@@ -49,7 +51,9 @@ pub enum StoreError {
         detail: String,
     },
     /// A reader demanded a newer version than the store gives.
-    #[error("secret {name} is still at version {found} where at least {wanted} was demanded: the server that answered lags behind; try again")]
+    #[error(
+        "secret {name} is still at version {found} where at least {wanted} was demanded: the server that answered lags behind; try again"
+    )]
     Stale {
         /// The secret.
         name: SecretName,
@@ -77,7 +81,9 @@ pub enum StoreError {
         detail: String,
     },
     /// A write was sent and no answer came, even after trying again: it may have been applied.
-    #[error("{store} did not answer a write of {name}, which may have been applied: read the secret before writing again ({detail})")]
+    #[error(
+        "{store} did not answer a write of {name}, which may have been applied: read the secret before writing again ({detail})"
+    )]
     Unsettled {
         /// Which store.
         store: String,
@@ -87,7 +93,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The server's certificate is not trusted. Never tried again, never worked around.
-    #[error("{store} showed a certificate that is not trusted: {detail}; check the CA file, the server's name, and this host's clock")]
+    #[error(
+        "{store} showed a certificate that is not trusted: {detail}; check the CA file, the server's name, and this host's clock"
+    )]
     Certificate {
         /// Which store.
         store: String,
@@ -109,7 +117,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The key does not open the store.
-    #[error("{what} was encrypted with another key: give the key it was made with (key file or ESTOP_SECRETS_KEY); nothing was changed")]
+    #[error(
+        "{what} was encrypted with another key: give the key it was made with (key file or ESTOP_SECRETS_KEY); nothing was changed"
+    )]
     WrongKey {
         /// The file concerned.
         what: String,

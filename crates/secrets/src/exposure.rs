@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use estop_durable::Kind;
@@ -13,7 +13,8 @@ use estop_durable::chain::{Chain, Options, Reader};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{SecretName, Version};
+use crate::cache::{Cached, SecretCache};
+use crate::{SecretName, StoreError, Version};
 
 const KIND: Kind = Kind(*b"ESTOPXPO");
 const SCHEMA_VERSION: u32 = 1;
@@ -195,6 +196,60 @@ impl ExposureLedger {
     }
 }
 
+/// Who is to receive secrets, and how.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// The workload.
+    pub workload: String,
+    /// Its present run.
+    pub run_id: String,
+    /// The way.
+    pub channel: Channel,
+}
+
+/// Why nothing was handed out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandOutError {
+    /// A secret could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The delivery could not be recorded.
+    #[error("no secret was handed out: {0}")]
+    Ledger(#[from] LedgerError),
+}
+
+/// Reads the current versions of `names` and records the delivery, all or none; only then the values are given.
+///
+/// # Errors
+/// [`HandOutError`]: nothing may be delivered.
+pub async fn hand_out(
+    cache: &SecretCache,
+    ledger: &Arc<ExposureLedger>,
+    recipient: &Recipient,
+    names: &[SecretName],
+) -> Result<Vec<Cached>, HandOutError> {
+    let mut secrets = Vec::with_capacity(names.len());
+    for name in names {
+        secrets.push(cache.get(name).await?);
+    }
+    let Recipient { workload, run_id, channel } = recipient;
+    let exposures: Vec<Exposure> = names
+        .iter()
+        .zip(&secrets)
+        .map(|(name, secret)| Exposure::now(workload, run_id, name.clone(), secret.version(), *channel))
+        .collect();
+    record_async(ledger, exposures).await?;
+    Ok(secrets)
+}
+
+/// Records deliveries from async code.
+pub(crate) async fn record_async(ledger: &Arc<ExposureLedger>, exposures: Vec<Exposure>) -> Result<(), LedgerError> {
+    let (ledger, dir) = (Arc::clone(ledger), ledger.dir.clone());
+    let recorded = tokio::task::spawn_blocking(move || ledger.record(&exposures)).await;
+    recorded.unwrap_or_else(|error| Err(LedgerError::Entry { path: dir, lsn: 0, detail: error.to_string() }))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -227,6 +282,28 @@ mod tests {
         assert_eq!(exposed[&name("db/password")], BTreeSet::from([Version(1), Version(2)]));
         assert_eq!(exposed.len(), 2);
         assert!(ledger.exposed_to("nobody").unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_out_was_recorded_before_and_what_cannot_be_is_kept() {
+        use crate::{SecretStore as _, cache::CachePolicy, testing::MemoryStore};
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(MemoryStore::new());
+        store.write(&name("a"), &"x".into(), Version::NONE).await.unwrap();
+        let cache = SecretCache::new(store, CachePolicy::default());
+        let recipient = Recipient { workload: "agent".into(), run_id: "run-1".into(), channel: Channel::Env };
+        let ledger = Arc::new(ExposureLedger::new(dir.path().join("ledger")));
+        let given = hand_out(&cache, &ledger, &recipient, &[name("a")]).await.unwrap();
+        assert_eq!(given[0].version(), Version(1));
+        assert_eq!(ledger.exposed_to("agent").unwrap()[&name("a")], BTreeSet::from([Version(1)]));
+
+        let missing = hand_out(&cache, &ledger, &recipient, &[name("a"), name("b")]).await;
+        assert!(matches!(missing, Err(HandOutError::Store(StoreError::NotFound { .. }))));
+        assert_eq!(ledger.all().unwrap().len(), 1);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let broken = Arc::new(ExposureLedger::new(dir.path().join("file")));
+        let refused = hand_out(&cache, &broken, &recipient, &[name("a")]).await;
+        assert!(matches!(refused, Err(HandOutError::Ledger(_))));
     }
 
     #[test]

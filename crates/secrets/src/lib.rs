@@ -1,5 +1,7 @@
-//! x
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![expect(clippy::doc_markdown, reason = "HashiCorp, OpenBao and AppRole are names, not code")]
+
 pub mod cache;
 pub mod document;
 mod error;
@@ -17,6 +19,7 @@ mod value;
 #[cfg(feature = "vault")]
 pub mod vault;
 mod version;
+
 pub use cache::SecretCache;
 pub use error::StoreError;
 pub use exposure::ExposureLedger;

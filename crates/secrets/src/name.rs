@@ -17,7 +17,9 @@ pub struct SecretName(String);
 
 /// Why a text is no [`SecretName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{shown:?} is no name for a secret: {reason}; use letters, digits, '.', '_' and '-', with '/' between segments")]
+#[error(
+    "{shown:?} is no name for a secret: {reason}; use letters, digits, '.', '_' and '-', with '/' between segments"
+)]
 pub struct InvalidName {
     /// The text, shortened.
     shown: String,
@@ -105,7 +107,9 @@ mod tests {
             assert_eq!(SecretName::new(good).unwrap().as_str(), good);
         }
         let long = "x".repeat(256);
-        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", ".", "a b", "a?b", "a#b", "a%2fb", "ä", "a\n", "a\\b", &long] {
+        for bad in
+            ["", "/a", "a/", "a//b", "..", "a/../b", ".", "a b", "a?b", "a#b", "a%2fb", "ä", "a\n", "a\\b", &long]
+        {
             assert!(SecretName::new(bad).is_err(), "{bad:?}");
         }
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::exposure::{Channel, Exposure, ExposureLedger};
+use crate::exposure::{Channel, Exposure, ExposureLedger, record_async};
 use crate::{Secret, SecretName, SecretValue, Version};
 
 pub mod exec;
@@ -226,9 +226,7 @@ impl Notifier {
         let run_id = self.delivery.run_id(workload).await?;
         let name = secret.name.clone();
         let exposure = Exposure::now(workload, run_id, name, secret.info.version, Channel::File);
-        let ledger = Arc::clone(ledger);
-        let recorded = tokio::task::spawn_blocking(move || ledger.record(&[exposure])).await;
-        recorded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        record_async(ledger, vec![exposure]).await.map_err(|error| error.to_string())
     }
 }
 

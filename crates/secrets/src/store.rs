@@ -89,10 +89,7 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// [`StoreError::Conflict`] with the version found; [`StoreError::Invalid`] for a value above 32 KiB.
     async fn write(&self, name: &SecretName, value: &SecretValue, expected: Version) -> Result<Version, StoreError> {
-        if value.len() > MAX_VALUE_BYTES {
-            let detail = format!("it has {} bytes, the limit is {MAX_VALUE_BYTES}", value.len());
-            return Err(StoreError::invalid(format!("the value for {name}"), detail));
-        }
+        check_size(name, value)?;
         let written = update(self, name, |document| {
             let found = document.current_version();
             if found != expected {
@@ -101,6 +98,15 @@ pub trait SecretStore: Send + Sync {
             Ok(Change::Write(document.put(value.clone(), Timestamp::now())))
         });
         written.await
+    }
+
+    /// Puts `value` as the new current version whatever the current one is.
+    ///
+    /// # Errors
+    /// As for [`SecretStore::write`], except `Conflict`.
+    async fn put(&self, name: &SecretName, value: &SecretValue) -> Result<Version, StoreError> {
+        check_size(name, value)?;
+        update(self, name, |document| Ok(Change::Write(document.put(value.clone(), Timestamp::now())))).await
     }
 
     /// What is known of the kept versions, oldest first.
@@ -132,6 +138,14 @@ pub trait SecretStore: Send + Sync {
             None => Ok(()),
         }
     }
+}
+
+fn check_size(name: &SecretName, value: &SecretValue) -> Result<(), StoreError> {
+    if value.len() <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    let detail = format!("it has {} bytes, the limit is {MAX_VALUE_BYTES}", value.len());
+    Err(StoreError::invalid(format!("the value for {name}"), detail))
 }
 
 /// What a change of a document came to.

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Before,
     /// It is done, and the answer is lost.
     After,
+    /// It never ends.
+    Hang,
 }
 
 type Plan = Box<dyn FnMut(usize) -> Fault + Send>;
@@ -67,8 +69,10 @@ impl MemoryStore {
         StoreError::Unreachable { store: self.describe(), detail: "a planted fault".to_owned() }
     }
 
-    fn run<T>(&self, name: &SecretName, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn run<T>(&self, name: &SecretName, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        tokio::task::yield_now().await;
         match self.fault() {
+            Fault::Hang => std::future::pending().await,
             Fault::None => work(),
             Fault::Before => Err(self.away()),
             Fault::After => {
@@ -87,17 +91,16 @@ impl SecretStore for MemoryStore {
     }
 
     async fn load(&self, name: &SecretName) -> Result<Option<Document>, StoreError> {
-        tokio::task::yield_now().await;
         self.run(name, || {
             let documents = self.documents.lock().unwrap();
             let Some((revision, bytes)) = documents.get(name) else { return Ok(None) };
             let written = Written { revision: *revision, at: Timestamp::UNIX_EPOCH };
             decode(name, written, DEFAULT_FIELD, bytes).map(Some)
         })
+        .await
     }
 
     async fn store(&self, document: &Document) -> Result<u64, StoreError> {
-        tokio::task::yield_now().await;
         self.run(document.name(), || {
             let mut documents = self.documents.lock().unwrap();
             let found = documents.get(document.name()).map_or(0, |(revision, _)| *revision);
@@ -108,6 +111,7 @@ impl SecretStore for MemoryStore {
             documents.insert(document.name().clone(), (found + 1, bytes));
             Ok(found + 1)
         })
+        .await
     }
 
     async fn forget(&self, name: &SecretName, revisions: RangeInclusive<u64>) -> Result<(), StoreError> {
@@ -115,6 +119,7 @@ impl SecretStore for MemoryStore {
             self.forgotten.lock().unwrap().push((name.clone(), revisions));
             Ok(())
         })
+        .await
     }
 
     async fn list(&self) -> Result<Vec<SecretName>, StoreError> {

@@ -46,13 +46,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether the cause is a certificate that isn't trusted, or another disagreement about TLS: trying again is of no use. A
+/// The TLS error among the causes of an error, such as a certificate that isn't trusted: trying again is of no use. A
 /// refused connection looks the same from outside.
-pub(crate) fn is_certificate(error: &(dyn Error + 'static)) -> bool {
-    tls_fault(error).is_some()
-}
-
-/// The TLS error among the causes of an error.
 pub(crate) fn tls_fault(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -60,10 +55,9 @@ pub(crate) fn tls_fault(error: &(dyn Error + 'static)) -> Option<rustls::Error> 
             return Some(fault.clone());
         }
         // An io::Error's source() skips what it wraps.
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if let Some(fault) = io.get_ref().and_then(|inner| tls_fault(inner)) {
-                return Some(fault);
-            }
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(fault) = wrapped.and_then(|inner| tls_fault(inner)) {
+            return Some(fault);
         }
         cause = error.source();
     }
@@ -83,7 +77,9 @@ mod tests {
             assert!(checked_url(loopback, true).is_ok(), "{loopback}");
             assert!(checked_url(loopback, false).is_err(), "{loopback}");
         }
-        for bad in ["http://10.0.0.1", "http://localhost.example", "vault:8200", "ftp://127.0.0.1", "", "127.0.0.1:8200"] {
+        for bad in
+            ["http://10.0.0.1", "http://localhost.example", "vault:8200", "ftp://127.0.0.1", "", "127.0.0.1:8200"]
+        {
             assert!(checked_url(bad, true).is_err(), "{bad}");
         }
     }

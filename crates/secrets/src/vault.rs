@@ -244,7 +244,8 @@ impl Inner {
     /// Sends a request as often as its faults can pass, within the time limit. Also gives whether a try before the last
     /// may have been carried out.
     async fn send(&self, call: &Call) -> (Result<Answer, Failed>, bool) {
-        let deadline = Instant::now() + self.limits.tries;
+        let tries = if call.is_write() { self.limits.write_tries } else { self.limits.read_tries };
+        let deadline = Instant::now() + tries;
         let mut pause = Duration::from_millis(50);
         let mut unsure = false;
         let mut checked_token = false;
@@ -307,7 +308,8 @@ impl Inner {
         let answer = self.read(name, Some(revision)).await;
         let answer = answer.map_err(|failed| self.error(failed, &format!("read {name}")))?;
         let Some(answer) = answer else { return Ok(false) };
-        let found = parse(&answer.body).and_then(|kv| kv.data).and_then(|data| write_id(&self.field, data.get().as_bytes()));
+        let found =
+            parse(&answer.body).and_then(|kv| kv.data).and_then(|data| write_id(&self.field, data.get().as_bytes()));
         Ok(found == Some(id))
     }
 
@@ -408,10 +410,8 @@ impl SecretStore for VaultClient {
             Err(failed) => return Err(inner.error(failed, &format!("read {name}"))),
         };
         let kv = parse(&answer.body).ok_or_else(|| inner.not_understood())?;
-        let written = Written {
-            revision: kv.metadata.version,
-            at: kv.metadata.created_time.unwrap_or(Timestamp::UNIX_EPOCH),
-        };
+        let written =
+            Written { revision: kv.metadata.version, at: kv.metadata.created_time.unwrap_or(Timestamp::UNIX_EPOCH) };
         let data = kv.data.ok_or_else(|| inner.not_understood())?;
         decode(name, written, &inner.field, data.get().as_bytes()).map(Some)
     }

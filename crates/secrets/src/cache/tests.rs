@@ -9,8 +9,9 @@ fn name() -> SecretName {
 
 fn policy() -> CachePolicy {
     CachePolicy {
-        max_age: Duration::from_secs(60),
-        max_stale: Duration::from_secs(600),
+        max_age: Duration::from_mins(1),
+        max_stale: Duration::from_mins(10),
+        patience: Duration::from_secs(1),
         failure_pause: Duration::from_secs(1),
         max_lag: Duration::from_secs(2),
         capacity: 3,
@@ -85,13 +86,28 @@ async fn the_last_good_value_is_served_for_a_bounded_time_and_flagged() {
         assert!(cache.get(&name()).await.unwrap().stale);
     }
     assert_eq!(store.operations(), 1);
-    tokio::time::advance(Duration::from_secs(600)).await;
+    tokio::time::advance(Duration::from_mins(10)).await;
     assert!(cache.get(&name()).await.unwrap_err().is_away());
     // Once it was too old it does not come back.
     assert!(cache.age(&name()).is_none());
     store.heal();
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(!cache.get(&name()).await.unwrap().stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_keeps_nobody_waiting_for_whom_there_is_a_last_good_value() {
+    let (store, cache) = scene().await;
+    cache.get(&name()).await.unwrap();
+    store.plan(|_| Fault::Hang);
+    tokio::time::advance(Duration::from_mins(2)).await;
+    let began = Instant::now();
+    assert!(cache.get(&name()).await.unwrap().stale);
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+    for _ in 0..100 {
+        assert!(cache.get(&name()).await.unwrap().stale);
+    }
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

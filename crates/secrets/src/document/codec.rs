@@ -177,11 +177,7 @@ impl Document {
 
 fn entry(held: &Held) -> Entry<'_> {
     let elsewhere = held.info.state == VersionState::Current;
-    Entry {
-        info: Cow::Borrowed(&held.info),
-        gone: held.gone,
-        held: if elsewhere { None } else { held.value.clone() },
-    }
+    Entry { info: Cow::Borrowed(&held.info), gone: held.gone, held: if elsewhere { None } else { held.value.clone() } }
 }
 
 fn held(entry: Entry<'_>) -> Held {
@@ -210,7 +206,8 @@ fn from_text(text: &str, encoding: Encoding) -> Option<SecretValue> {
 }
 
 fn no_field(name: &SecretName, field: &str) -> StoreError {
-    let detail = format!("it has no text field \"{field}\": name the field that holds the value in the store's configuration");
+    let detail =
+        format!("it has no text field \"{field}\": name the field that holds the value in the store's configuration");
     StoreError::invalid(format!("the document of {name}"), detail)
 }
 

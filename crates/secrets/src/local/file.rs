@@ -94,7 +94,13 @@ impl Keys {
     }
 
     /// Encrypts `document` and replaces the file at `path`.
-    pub(super) fn write(&self, path: &Path, name: &SecretName, revision: u64, document: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write(
+        &self,
+        path: &Path,
+        name: &SecretName,
+        revision: u64,
+        document: &[u8],
+    ) -> Result<(), StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| StoreError::storage("get random bytes for", path, error))?;
         let plaintext = join_name(name, document);

@@ -62,7 +62,9 @@ fn check(path: &Path, file: &File) -> Result<(), StoreError> {
         format!("it belongs to user {}, not to {user}: give it to the user that estop runs as", metadata.uid())
     } else if metadata.mode() & 0o077 != 0 {
         let mode = metadata.mode() & 0o7777;
-        format!("others may reach it (mode {mode:04o}): make a new key if they may have read it, and run chmod 600 on it")
+        format!(
+            "others may reach it (mode {mode:04o}): make a new key if they may have read it, and run chmod 600 on it"
+        )
     } else if metadata.len() > MAX_BYTES {
         format!("it is longer than {MAX_BYTES} bytes")
     } else {

@@ -110,7 +110,7 @@ mod send {
         // The URL may carry a credential, and an error would show it.
         let answer = request.body(body.to_vec()).send().await.map_err(|error| {
             let error = error.without_url();
-            Failure { detail: crate::tls::chain(&error), passing: !crate::tls::is_certificate(&error) }
+            Failure { detail: crate::tls::chain(&error), passing: crate::tls::tls_fault(&error).is_none() }
         })?;
         match answer.status() {
             status if status.is_success() => Ok(()),

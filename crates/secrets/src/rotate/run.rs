@@ -198,10 +198,10 @@ impl<'a> Run<'a> {
     async fn carry_through(&mut self, pending: Pending) -> Result<(), Failure> {
         self.report.to_version = Some(pending.new.info.version);
         if let Err(failure) = self.prove(&pending).await {
-            if failure.is_verdict() {
-                if let Err(failure) = self.take_back(&pending).await {
-                    self.report.fail(format!("the pending version could not be withdrawn: {failure}"));
-                }
+            if failure.is_verdict()
+                && let Err(failure) = self.take_back(&pending).await
+            {
+                self.report.fail(format!("the pending version could not be withdrawn: {failure}"));
             }
             return Err(failure);
         }

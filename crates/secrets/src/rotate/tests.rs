@@ -240,7 +240,7 @@ async fn an_emergency_revokes_every_older_version_before_anyone_is_told() {
     let workload = Arc::new(Workload { takes: false, signals: AtomicUsize::new(0) });
     scene.rotator = Rotator::new(scene.store.clone(), notifier(workload.clone()));
     scene.plan.subscribers = vec![Subscriber::Signal { signal: "HUP".into(), workload: "agent".into() }];
-    scene.plan.overlap = Duration::from_secs(3600);
+    scene.plan.overlap = Duration::from_hours(1);
     let held_back = scene.rotator.rotate(&scene.plan, &normal()).await;
     assert!(held_back.promoted && !held_back.old_revoked, "{held_back:?}");
     assert_eq!(held_back.notified[0].subscriber, "signal HUP agent");
@@ -261,7 +261,7 @@ async fn an_emergency_revokes_every_older_version_before_anyone_is_told() {
 async fn the_old_version_goes_when_all_subscribers_acknowledged_or_the_overlap_ended() {
     let mut scene = scene().await;
     scene.plan.subscribers = vec![Subscriber::Signal { signal: "HUP".into(), workload: "agent".into() }];
-    scene.plan.overlap = Duration::from_secs(3600);
+    scene.plan.overlap = Duration::from_hours(1);
     scene.rotator =
         Rotator::new(scene.store.clone(), notifier(Arc::new(Workload { takes: true, signals: AtomicUsize::new(0) })));
     let report = scene.rotator.rotate(&scene.plan, &normal()).await;

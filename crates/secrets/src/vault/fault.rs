@@ -42,15 +42,13 @@ pub(super) enum Remedy {
 impl Fault {
     pub(super) fn remedy(&self) -> Remedy {
         match self {
-            Self::NotSent(_) | Self::Unanswered(_) => Remedy::Again,
-            Self::Certificate(_) | Self::NotUnderstood(_) => Remedy::Final,
             Self::Api { code: 403, .. } => Remedy::CheckToken,
             // A 500 that will stay one, and a 503 that lasts until somebody acts.
             Self::Api { .. } if self.says("past the max TTL") || self.is_sealed() => Remedy::Final,
-            Self::Api { code: 429 | 500..=599, .. } => Remedy::Again,
             // A mount that is being made answers so for a moment.
             Self::Api { code: 400, .. } if self.says("Upgrading from non-versioned") => Remedy::Again,
-            Self::Api { .. } => Remedy::Final,
+            Self::NotSent(_) | Self::Unanswered(_) | Self::Api { code: 429 | 500..=599, .. } => Remedy::Again,
+            Self::Certificate(_) | Self::NotUnderstood(_) | Self::Api { .. } => Remedy::Final,
         }
     }
 
@@ -95,7 +93,9 @@ impl Fault {
             Self::Api { code: code @ (429 | 500..=599), errors, .. } => {
                 StoreError::Unreachable { store, detail: format!("it answered {code}, {}", said(&errors)) }
             }
-            Self::Api { code: 404, errors, .. } if errors.iter().any(|error| error.contains("no handler for route")) => {
+            Self::Api { code: 404, errors, .. }
+                if errors.iter().any(|error| error.contains("no handler for route")) =>
+            {
                 StoreError::invalid(store, "it has no such mount: check the mount's name in the configuration")
             }
             Self::Api { code, errors, .. } => {
@@ -130,9 +130,9 @@ impl From<Transport> for Fault {
                 }
             }
             // Its content may be a secret.
-            Transport::ResponseParseError { .. } | Transport::ResponseConversionError { .. } => {
-                Self::NotUnderstood("its answer is no JSON of a Vault: check that the address is that of a Vault".to_owned())
-            }
+            Transport::ResponseParseError { .. } | Transport::ResponseConversionError { .. } => Self::NotUnderstood(
+                "its answer is no JSON of a Vault: check that the address is that of a Vault".to_owned(),
+            ),
             other => Self::NotUnderstood(other.to_string()),
         }
     }

@@ -30,8 +30,10 @@ pub struct Limits {
     pub read: Duration,
     /// For a request with its answer.
     pub total: Duration,
-    /// For all tries of one request together.
-    pub tries: Duration,
+    /// For all tries of one read together. Short, as the cache has something to serve meanwhile.
+    pub read_tries: Duration,
+    /// For all tries of one write together. Long, as a write that is given up is not known to have failed.
+    pub write_tries: Duration,
 }
 
 impl Default for Limits {
@@ -40,7 +42,8 @@ impl Default for Limits {
             connect: Duration::from_secs(2),
             read: Duration::from_secs(3),
             total: Duration::from_secs(5),
-            tries: Duration::from_secs(20),
+            read_tries: Duration::from_secs(3),
+            write_tries: Duration::from_secs(20),
         }
     }
 }
@@ -167,6 +170,12 @@ impl Call {
     }
 }
 
+impl Call {
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self.method, RequestMethod::POST | RequestMethod::DELETE)
+    }
+}
+
 impl Endpoint for Call {
     type Response = ();
     const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
@@ -225,7 +234,5 @@ pub(super) fn checked_token(what: &str, token: &SecretValue) -> Result<SecretVal
 /// Checks a path given in the configuration, such as a mount's.
 pub(super) fn checked_path(what: &str, path: &str) -> Result<String, StoreError> {
     let path = path.trim_matches('/');
-    crate::SecretName::from_str(path)
-        .map(String::from)
-        .map_err(|error| StoreError::invalid(what, error.to_string()))
+    crate::SecretName::from_str(path).map(String::from).map_err(|error| StoreError::invalid(what, error.to_string()))
 }

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Bao {
     dir: TempDir,
@@ -56,9 +56,7 @@ fn find(dir: &Path, depth: usize) -> Option<PathBuf> {
         path.ends_with("bao") && std::fs::metadata(path).is_ok_and(|data| data.is_file() && data.len() > 1 << 20)
     };
     let here = entries.iter().find(is_server).cloned();
-    here.or_else(|| {
-        entries.iter().filter(|path| path.is_dir() && depth > 0).find_map(|path| find(path, depth - 1))
-    })
+    here.or_else(|| entries.iter().filter(|path| path.is_dir() && depth > 0).find_map(|path| find(path, depth - 1)))
 }
 
 /// One server for the tests that run at the same time. The last of them ends it.
@@ -168,14 +166,14 @@ impl Bao {
         let secret_id = self.must("POST", &format!("auth/approle/role/{role}/secret-id"), &json!({}));
         Login::AppRole {
             mount: "approle".to_owned(),
-            role_id: role_id["data"]["role_id"].as_str().unwrap().to_owned(),
-            secret_id: secret_id["data"]["secret_id"].as_str().unwrap().into(),
+            role_id: string(&role_id["data"]["role_id"]),
+            secret_id: string(&secret_id["data"]["secret_id"]).into(),
         }
     }
 
     fn set_up(&mut self) {
         let login = self.must("POST", "auth/userpass/login/admin", &json!({ "password": "admin-pw-1" }));
-        self.token = login["auth"]["client_token"].as_str().unwrap().to_owned();
+        self.token = string(&login["auth"]["client_token"]);
         self.must("POST", "sys/mounts/secret", &json!({ "type": "kv", "options": { "version": "2" } }));
         self.must("POST", "sys/auth/approle", &json!({ "type": "approle" }));
     }
@@ -226,6 +224,10 @@ fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
         let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
         scope.spawn(run).join().unwrap()
     })
+}
+
+fn string(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
 }
 
 fn uuid_bytes() -> Vec<u8> {

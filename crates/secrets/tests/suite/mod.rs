@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use estop_secrets::rotate::{Generate, Mode, Plan, Request, Rotator};
 use estop_secrets::notify::{Limits, NoWorkloads, Notifier};
+use estop_secrets::rotate::{Generate, Mode, Plan, Request, Rotator};
 use estop_secrets::{SecretName, SecretStore, SecretValue, StoreError, Version, VersionState};
 
 /// Names of their own, so that several suites can share one store.
@@ -51,8 +51,7 @@ async fn versions_and_conflicts(store: &dyn SecretStore) {
     assert_eq!(store.read(&secret, None).await.unwrap().value, SecretValue::from("two"));
     assert_eq!(store.read(&secret, Some(Version(1))).await.unwrap().value, SecretValue::from("one"));
     assert!(matches!(store.read(&secret, Some(Version(3))).await, Err(StoreError::NotFound { .. })));
-    let states: Vec<_> =
-        store.versions(&secret).await.unwrap().iter().map(|info| (info.version, info.state)).collect();
+    let states: Vec<_> = store.versions(&secret).await.unwrap().iter().map(|info| (info.version, info.state)).collect();
     assert_eq!(states, [(Version(1), VersionState::Previous), (Version(2), VersionState::Current)]);
     // A document that was loaded before another write is not stored over it.
     let old = store.load(&secret).await.unwrap().unwrap();
@@ -75,6 +74,8 @@ async fn any_bytes(store: &dyn SecretStore) {
         version = store.write(&secret, &value.clone().into(), version).await.unwrap();
         assert_eq!(store.read(&secret, None).await.unwrap().value.expose(), value);
     }
+    assert_eq!(store.put(&secret, &"put".into()).await.unwrap(), version.next());
+    let version = version.next();
     let too_long = vec![b'x'; 32 * 1024 + 1];
     let refused = store.write(&secret, &too_long.into(), version).await.unwrap_err();
     assert!(matches!(refused, StoreError::Invalid { .. }), "{refused:?}");
