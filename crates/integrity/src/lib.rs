@@ -1,1 +1,29 @@
-//! estop integrity
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod content;
+mod error;
+pub mod log;
+mod observe;
+mod path;
+mod place;
+mod platform;
+pub mod progress;
+pub mod rollback;
+pub mod snapshot;
+pub mod state;
+pub mod store;
+pub mod verify;
+pub mod writers;
+
+pub use content::{ContentId, Mark};
+pub use error::{Error, Result};
+pub use log::TransactionLog;
+pub use observe::{Coverage, Skip, SkipReason, Skipped, Unstable};
+pub use path::StorePath;
+pub use platform::OpenBy;
+pub use rollback::{RecoveryPoint, RollbackReport, RollbackRequest};
+pub use snapshot::{KBSnapshot, NewSnapshot, Origin, SnapshotManager};
+pub use store::{Store, StoreConfig};
+pub use writers::{NoWriters, Writers};

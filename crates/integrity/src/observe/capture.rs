@@ -1,0 +1,150 @@
+//! Reading what changed, noticing if it changes meanwhile.
+
+use std::io;
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+
+use super::walk::Walked;
+use crate::content::{ContentId, Sink};
+use crate::error::Context as _;
+use crate::platform::{NodeKind, Stat, Tree, clock, read_attributes};
+use crate::progress::{Phase, Progress};
+use crate::state::{Attribute, FileTime};
+use crate::{Error, Result};
+
+/// How often a file that changes while it is read is read again.
+const TRIES: usize = 3;
+/// Below this many files a second thread costs more than it gives.
+const WORTH_THREADS: usize = 32;
+/// The most threads that read at once.
+const MOST_THREADS: usize = 4;
+/// A change this soon after another may get the same ctime: two ticks of the slowest kernel clock (100 Hz).
+const TICK_NANOSECONDS: i128 = 20_000_000;
+/// Filesystems that keep whole seconds only (or even ones) show it by a ctime without nanoseconds.
+const COARSE_NANOSECONDS: i128 = 2_000_000_000;
+
+/// What reading a name gave.
+#[derive(Debug)]
+pub(super) enum Captured {
+    /// It was read.
+    Read {
+        stat: Stat,
+        attributes: Vec<Attribute>,
+        content: Option<ContentId>,
+        size: u64,
+        /// A change just after it was read might not show in its ctime.
+        unsure: bool,
+        /// It changed each time it was read.
+        torn: bool,
+    },
+    /// It is not there any more.
+    Gone,
+    /// It can't be read; this is how it looks.
+    Unreadable(Stat),
+}
+
+/// Reads all of `walked`, several at once; gives the results in the same order.
+pub(super) fn capture_all(
+    tree: &Tree,
+    walked: &[&Walked],
+    sink: &dyn Sink,
+    progress: &dyn Progress,
+) -> Result<Vec<Captured>> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Captured>>>> = walked.iter().map(|_| Mutex::new(None)).collect();
+    let work = || {
+        while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < walked.len()) {
+            let captured = capture(tree, walked[at], sink);
+            let failed = captured.is_err();
+            if let Ok(mut slot) = results[at].lock() {
+                *slot = Some(captured);
+            }
+            progress.report(Phase::Reading, at as u64 + 1, walked.len() as u64);
+            if failed {
+                next.store(walked.len(), Ordering::Relaxed);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+    if walked.len() < WORTH_THREADS || threads == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(work);
+            }
+        });
+    }
+    let unlocked = results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten());
+    unlocked.collect()
+}
+
+fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
+    match walked.stat.kind {
+        NodeKind::File => capture_file(tree, walked, sink),
+        NodeKind::Directory => Ok(capture_directory(tree, walked)),
+        NodeKind::Symlink | NodeKind::Special => {
+            let (stat, unsure) = (walked.stat, is_recent(walked.stat.ctime, clock()));
+            Ok(Captured::Read { stat, attributes: Vec::new(), content: None, size: 0, unsure, torn: false })
+        }
+    }
+}
+
+fn capture_directory(tree: &Tree, walked: &Walked) -> Captured {
+    let started = clock();
+    let opened = tree.open_dir(walked.path.as_bytes());
+    match opened.and_then(|dir| Ok((Stat::of(&dir)?, read_attributes(&dir)?))) {
+        Ok((stat, attributes)) => {
+            let unsure = is_recent(stat.ctime, started);
+            Captured::Read { stat, attributes, content: None, size: 0, unsure, torn: false }
+        }
+        Err(error) => absent_or_unreadable(&error, walked),
+    }
+}
+
+fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
+    let mut tries = 1;
+    loop {
+        let started = clock();
+        let opened = tree.open_file(&walked.path).and_then(|file| Ok((Stat::of(&file)?, file)));
+        let (before, mut file) = match opened {
+            Ok((stat, _)) if stat.kind != NodeKind::File => return Ok(Captured::Gone),
+            Ok(opened) => opened,
+            Err(error) => return Ok(absent_or_unreadable(&error, walked)),
+        };
+        let taken = read_attributes(&file)
+            .context("read the attributes of", tree.path())
+            .and_then(|attributes| Ok((attributes, sink.take(&mut file, tree.path())?)));
+        let (attributes, (content, size)) = match taken {
+            Ok(taken) => taken,
+            Err(Error::Io { action: "read" | "read the attributes of", source, .. }) => {
+                return Ok(absent_or_unreadable(&source, walked));
+            }
+            Err(error) => return Err(error),
+        };
+        let after = Stat::of(&file).context("look at a file in", tree.path())?;
+        let torn = before != after || after.size != size;
+        if !torn || tries == TRIES {
+            let unsure = torn || is_recent(after.ctime, started);
+            return Ok(Captured::Read { stat: after, attributes, content: Some(content), size, unsure, torn });
+        }
+        tries += 1;
+    }
+}
+
+fn absent_or_unreadable(error: &io::Error, walked: &Walked) -> Captured {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Captured::Gone,
+        _ => Captured::Unreadable(walked.stat),
+    }
+}
+
+/// Whether a change after `now` could leave a ctime of `ctime`.
+fn is_recent(ctime: FileTime, now: FileTime) -> bool {
+    let nanoseconds = |time: FileTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    let step = if ctime.nanoseconds == 0 { COARSE_NANOSECONDS } else { TICK_NANOSECONDS };
+    nanoseconds(ctime) + step > nanoseconds(now)
+}

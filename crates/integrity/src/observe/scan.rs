@@ -1,0 +1,138 @@
+//! The full scan: every name is looked at, and read only if it looks different from what is known.
+//!
+//! "Looks different" means another size, mtime, ctime, inode, mode or owner. A program can set the mtime back, but not the ctime. A
+//! file that was read so soon after its last change that a further one might not show is read again the next time.
+
+use std::collections::HashMap;
+
+use super::capture::{Captured, capture_all};
+use super::walk::{Walk, Walked, walk};
+use super::{Coverage, Observation, Observer, SkipReason, Unstable};
+use crate::Result;
+use crate::content::Sink;
+use crate::path::StorePath;
+use crate::platform::{NodeKind, Stat, Tree};
+use crate::progress::Progress;
+use crate::state::{Change, Meta, Node, Seen, State, Version};
+
+/// Looks at every name. Needs no help from the kernel and nothing running.
+#[derive(Debug, Default)]
+pub(crate) struct Scan;
+
+/// A name to be read, with what is known about it.
+struct Differing<'a> {
+    walked: &'a Walked,
+    link: Option<&'a StorePath>,
+    before: Option<&'a Version>,
+}
+
+impl Observer for Scan {
+    fn observe(&mut self, tree: &Tree, known: &State, sink: &dyn Sink, progress: &dyn Progress) -> Result<Observation> {
+        let mut walk = walk(tree)?;
+        let found = std::mem::take(&mut walk.found);
+        let links = links(&found);
+        let (differing, mut changes) = compare(&found, &links, known, &walk);
+        let to_read: Vec<_> = differing.iter().map(|item| item.walked).collect();
+        let captured = capture_all(tree, &to_read, sink, progress)?;
+        let mut skipped = walk.skipped;
+        let mut unstable = Unstable::default();
+        for (item, captured) in differing.iter().zip(captured) {
+            let path = item.walked.path.clone();
+            match &captured {
+                Captured::Read { torn: true, .. } => unstable.add(path.clone()),
+                Captured::Unreadable(stat) if stat.kind == NodeKind::File => {
+                    skipped.add(path.clone(), SkipReason::Unreadable);
+                }
+                _ => {}
+            }
+            let before = item.before.cloned();
+            let after = version_of(item, captured);
+            if before != after {
+                changes.push(Change { path, before, after });
+            }
+        }
+        changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        Ok(Observation { changes, skipped, unstable, coverage: Coverage::FullScan })
+    }
+}
+
+/// For each name, the first name of the hard links in this tree that are the same file.
+fn links(found: &[Walked]) -> Vec<Option<&StorePath>> {
+    let mut groups: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (at, walked) in found.iter().enumerate() {
+        if walked.stat.kind == NodeKind::File && walked.stat.links > 1 {
+            groups.entry(walked.stat.inode).or_default().push(at);
+        }
+    }
+    let mut links = vec![None; found.len()];
+    for group in groups.into_values().filter(|group| group.len() > 1) {
+        for at in &group {
+            links[*at] = Some(&found[group[0]].path);
+        }
+    }
+    links
+}
+
+/// Divides what was found and what was known, both in order of the paths, into what is to be read and what is gone.
+fn compare<'a>(
+    found: &'a [Walked],
+    links: &[Option<&'a StorePath>],
+    known: &'a State,
+    walk: &Walk,
+) -> (Vec<Differing<'a>>, Vec<Change>) {
+    let mut differing = Vec::new();
+    let mut gone = Vec::new();
+    let mut remaining = known.0.iter().peekable();
+    for (walked, link) in found.iter().zip(links) {
+        while let Some(passed) = remaining.next_if(|(path, _)| **path < walked.path) {
+            gone.push(passed);
+        }
+        let before = remaining.next_if(|(path, _)| **path == walked.path).map(|(_, version)| version);
+        if before.is_none_or(|version| looks_different(version, walked, *link)) {
+            differing.push(Differing { walked, link: *link, before });
+        }
+    }
+    gone.extend(remaining);
+    let seen_to_be_gone = gone.into_iter().filter(|(path, _)| !walk.blind.iter().any(|blind| path.is_within(blind)));
+    let removed = |(path, version): (&StorePath, &Version)| Change {
+        path: path.clone(),
+        before: Some(version.clone()),
+        after: None,
+    };
+    (differing, seen_to_be_gone.map(removed).collect())
+}
+
+fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>) -> bool {
+    let stat = &walked.stat;
+    let meta = &version.meta;
+    let same_node = match &version.node {
+        Node::File { content, size, link: known } => {
+            stat.kind == NodeKind::File && content.is_some() && *size == stat.size && known.as_ref() == link
+        }
+        Node::Directory => stat.kind == NodeKind::Directory,
+        Node::Symlink { target } => stat.kind == NodeKind::Symlink && *target == walked.target,
+    };
+    let same_meta = (meta.mode, meta.uid, meta.gid, meta.mtime) == (stat.mode, stat.uid, stat.gid, stat.mtime);
+    let same_seen = (version.seen.inode, version.seen.ctime) == (stat.inode, stat.ctime);
+    !(same_node && same_meta && same_seen) || version.seen.unsure
+}
+
+fn version_of(item: &Differing<'_>, captured: Captured) -> Option<Version> {
+    let (stat, attributes, content, size, unsure) = match captured {
+        Captured::Gone => return None,
+        Captured::Read { stat, attributes, content, size, unsure, .. } => (stat, attributes, content, size, unsure),
+        // What is not known keeps its last known value, so that nothing seems to have changed that may not have.
+        Captured::Unreadable(stat) => {
+            let attributes = item.before.map(|before| before.meta.attributes.clone()).unwrap_or_default();
+            (stat, attributes, None, stat.size, true)
+        }
+    };
+    let node = match item.walked.stat.kind {
+        NodeKind::File => Node::File { content, size, link: item.link.cloned() },
+        NodeKind::Directory => Node::Directory,
+        NodeKind::Symlink => Node::Symlink { target: item.walked.target.clone() },
+        NodeKind::Special => return None,
+    };
+    let Stat { mode, uid, gid, mtime, inode, ctime, .. } = stat;
+    Some(Version { node, meta: Meta { mode, uid, gid, mtime, attributes }, seen: Seen { inode, ctime, unsure } })
+}

@@ -1,0 +1,54 @@
+//! Putting versions of paths into a directory tree: for a rollback's staging and for restoring elsewhere.
+
+use std::path::PathBuf;
+
+use crate::content::Packs;
+use crate::error::Context as _;
+use crate::path::StorePath;
+use crate::platform::{Privileges, Tree, write_meta, write_symlink_meta};
+use crate::state::{Meta, Node, Version};
+use crate::{Error, Result};
+use std::os::fd::AsFd as _;
+
+/// Where contents come from, and what is held back.
+pub(crate) struct Materials<'a> {
+    pub(crate) packs: &'a Packs,
+    pub(crate) privileges: Privileges,
+}
+
+/// The full path, for messages.
+pub(crate) fn full(tree: &Tree, path: &StorePath) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    tree.path().join(std::ffi::OsStr::from_bytes(path.as_bytes()))
+}
+
+impl Materials<'_> {
+    /// Makes the file or symbolic link `version` at `path`, where nothing may be, with its metadata.
+    pub(crate) fn make(&self, tree: &Tree, path: &StorePath, version: &Version) -> Result<()> {
+        let place = full(tree, path);
+        match &version.node {
+            Node::Symlink { target } => {
+                tree.make_symlink(target, path).context("make the symbolic link", &place)?;
+                let (parent, name) = tree.at(path).context("open the directory of", &place)?;
+                write_symlink_meta(&parent, name, &version.meta).context("set the time of", &place)
+            }
+            Node::Directory => tree.make_dir(path).context("make the directory", &place),
+            Node::File { content, .. } => {
+                let Some(id) = content else {
+                    let detail = "its content could not be read when it was observed".to_owned();
+                    return Err(Error::NotRestorable { count: 1, path: path.to_string(), detail });
+                };
+                let mut file = tree.make_file(path).context("create", &place)?;
+                self.packs.read_to(id, &mut file)?;
+                write_meta(file.as_fd(), &self.privileges.allowed(&version.meta)).context("set the metadata of", &place)
+            }
+        }
+    }
+
+    /// Gives the file or directory at `path` the metadata `meta`.
+    pub(crate) fn dress(&self, tree: &Tree, path: &StorePath, meta: &Meta) -> Result<()> {
+        let place = full(tree, path);
+        let file = tree.open_for_meta(path).context("open", &place)?;
+        write_meta(file.as_fd(), &self.privileges.allowed(meta)).context("set the metadata of", &place)
+    }
+}

@@ -1,0 +1,301 @@
+//! A directory tree, reached by descriptor only: whatever a hostile program plants in it, no symbolic link and no mount
+//! leads out of it.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, linkat, mkdirat, open,
+    openat2, readlinkat, renameat_with, statx, symlinkat, syncfs, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::path::StorePath;
+use crate::state::FileTime;
+
+/// `openat2` answers EAGAIN when a rename elsewhere kept it from proving that a path stays inside: try again so often.
+const RACE_TRIES: usize = 64;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    File,
+    Directory,
+    Symlink,
+    /// A FIFO, socket or device.
+    Special,
+}
+
+/// What the filesystem knows about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) kind: NodeKind,
+    pub(crate) inode: u64,
+    pub(crate) links: u32,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: FileTime,
+    pub(crate) ctime: FileTime,
+    pub(crate) device: (u32, u32),
+}
+
+impl From<Statx> for Stat {
+    fn from(found: Statx) -> Self {
+        let time = |stamp: StatxTimestamp| FileTime { seconds: stamp.tv_sec, nanoseconds: stamp.tv_nsec };
+        let kind = match rustix::fs::FileType::from_raw_mode(found.stx_mode.into()) {
+            rustix::fs::FileType::RegularFile => NodeKind::File,
+            rustix::fs::FileType::Directory => NodeKind::Directory,
+            rustix::fs::FileType::Symlink => NodeKind::Symlink,
+            _ => NodeKind::Special,
+        };
+        Self {
+            kind,
+            inode: found.stx_ino,
+            links: found.stx_nlink,
+            size: found.stx_size,
+            mode: u32::from(found.stx_mode) & 0o7777,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            mtime: time(found.stx_mtime),
+            ctime: time(found.stx_ctime),
+            device: (found.stx_dev_major, found.stx_dev_minor),
+        }
+    }
+}
+
+/// One name of a directory.
+pub(crate) struct Listed {
+    pub(crate) name: Vec<u8>,
+    pub(crate) stat: Stat,
+    /// Where it points, if it is a symbolic link.
+    pub(crate) target: Vec<u8>,
+}
+
+/// An open directory and everything below it on the same filesystem.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: OwnedFd,
+    path: PathBuf,
+    device: (u32, u32),
+}
+
+impl Tree {
+    /// Opens the directory `path`, which may not itself be a symbolic link.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = open(path, flags, Mode::empty())?;
+        let device = stat_of(&root)?.device;
+        Ok(Self { root, path: path.to_owned(), device })
+    }
+
+    /// The path it was opened by: for messages only.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The filesystem it is on.
+    pub(crate) fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
+    fn open_beneath(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        let path: &[u8] = if path.is_empty() { b"." } else { path };
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        for _ in 1..RACE_TRIES {
+            match openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+        Ok(openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    }
+
+    /// Opens a directory inside; the empty path is the root.
+    pub(crate) fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)
+    }
+
+    /// Opens a regular file inside for reading, never waiting for a FIFO that was put in its place.
+    pub(crate) fn open_file(&self, path: &StorePath) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(File::from(self.open_beneath(path.as_bytes(), flags)?))
+    }
+
+    fn open_parent<'a>(&self, path: &'a StorePath) -> io::Result<(OwnedFd, &'a [u8])> {
+        let (directory, name) = path.split();
+        Ok((self.open_beneath(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?, name))
+    }
+
+    /// What is at `path`; `None` if nothing is.
+    pub(crate) fn stat(&self, path: &StorePath) -> io::Result<Option<Stat>> {
+        let found = self.open_parent(path).and_then(|(parent, name)| stat_name(&parent, name));
+        match found {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in the directory `path`, in no particular order. Names that vanish meanwhile are left out.
+    pub(crate) fn list(&self, path: &[u8]) -> io::Result<Vec<Listed>> {
+        let dir = self.open_dir(path)?;
+        let mut buffer: Vec<MaybeUninit<u8>> = vec![MaybeUninit::uninit(); 32 * 1024];
+        let mut names = RawDir::new(&dir, &mut buffer);
+        let mut listed = Vec::new();
+        while let Some(entry) = names.next() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            match look_at(&dir, name) {
+                Ok(found) => listed.push(found),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Makes a directory that only its owner can use yet.
+    pub(crate) fn make_dir(&self, path: &StorePath) -> io::Result<()> {
+        let (parent, name) = self.open_parent(path)?;
+        Ok(mkdirat(&parent, name, Mode::RWXU)?)
+    }
+
+    /// Makes a symbolic link.
+    pub(crate) fn make_symlink(&self, target: &[u8], path: &StorePath) -> io::Result<()> {
+        let (parent, name) = self.open_parent(path)?;
+        Ok(symlinkat(target, &parent, name)?)
+    }
+
+    /// Makes `path` another name of the file `existing`.
+    pub(crate) fn make_link(&self, existing: &StorePath, path: &StorePath) -> io::Result<()> {
+        let (from, old) = self.open_parent(existing)?;
+        let (to, new) = self.open_parent(path)?;
+        Ok(linkat(&from, old, &to, new, AtFlags::empty())?)
+    }
+
+    /// Makes a file that only its owner can use yet, and opens it for writing.
+    pub(crate) fn make_file(&self, path: &StorePath) -> io::Result<File> {
+        let (parent, name) = self.open_parent(path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Moves `from` in `source` to `to` in this tree, over what is there unless `keep` says not to.
+    pub(crate) fn take_from(&self, source: &Tree, from: &StorePath, to: &StorePath, keep: bool) -> io::Result<()> {
+        let (source, old) = source.open_parent(from)?;
+        let (parent, new) = self.open_parent(to)?;
+        let flags = if keep { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+        Ok(renameat_with(&source, old, &parent, new, flags)?)
+    }
+
+    /// Removes a name that is no directory, or (`directory`) an empty directory.
+    pub(crate) fn remove(&self, path: &StorePath, directory: bool) -> io::Result<()> {
+        let (parent, name) = self.open_parent(path)?;
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        Ok(unlinkat(&parent, name, flags)?)
+    }
+
+    /// The directory of `path`, opened for metadata of the name `path` ends in.
+    pub(crate) fn at<'a>(&self, path: &'a StorePath) -> io::Result<(OwnedFd, &'a [u8])> {
+        self.open_parent(path)
+    }
+
+    /// Opens a file or directory for changing its metadata, even where its mode forbids reading it.
+    pub(crate) fn open_for_meta(&self, path: &StorePath) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match self.open_beneath(path.as_bytes(), flags) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.make_usable(path)?;
+                self.open_beneath(path.as_bytes(), flags)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the owner every permission on a file or directory.
+    pub(crate) fn make_usable(&self, path: &StorePath) -> io::Result<()> {
+        let handle = self.open_beneath(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)?;
+        let stat = stat_of(&handle)?;
+        if stat.kind == NodeKind::Symlink {
+            return Ok(());
+        }
+        // A descriptor opened for its path only has no fchmod; its name in /proc has.
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+        Ok(rustix::fs::chmod(name, Mode::from_raw_mode(stat.mode | 0o700))?)
+    }
+
+    /// Makes everything written to its filesystem durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(syncfs(&self.root)?)
+    }
+}
+
+/// What an open file is now.
+pub(crate) fn stat_of(file: &impl AsFd) -> io::Result<Stat> {
+    Ok(statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?.into())
+}
+
+impl Stat {
+    /// What the open file is now.
+    pub(crate) fn of(file: &impl AsFd) -> io::Result<Self> {
+        stat_of(file)
+    }
+}
+
+fn stat_name<N: rustix::path::Arg>(dir: &OwnedFd, name: N) -> io::Result<Stat> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    Ok(statx(dir, name, flags, StatxFlags::BASIC_STATS)?.into())
+}
+
+fn look_at(dir: &OwnedFd, name: &CStr) -> io::Result<Listed> {
+    let stat = stat_name(dir, name)?;
+    let target = if stat.kind == NodeKind::Symlink {
+        match readlinkat(dir, name, Vec::new()) {
+            Ok(target) => target.into_bytes(),
+            // Something else took its place meanwhile: to this look, it is gone.
+            Err(Errno::INVAL) => return Err(Errno::NOENT.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    } else {
+        Vec::new()
+    };
+    Ok(Listed { name: name.to_bytes().to_vec(), stat, target })
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+/// The clock that the kernel stamps files with, in its steps.
+pub(crate) fn clock() -> FileTime {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    FileTime { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
+/// The filesystem that the directory `path` is on.
+pub(crate) fn device_of(path: &Path) -> io::Result<(u32, u32)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(stat_of(&open(path, flags, Mode::empty())?)?.device)
+}
+
+/// The owner and the permission bits of `path` itself.
+pub(crate) fn owner_and_mode(path: &Path) -> io::Result<(u32, u32)> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let stat = stat_of(&open(path, flags, Mode::empty())?)?;
+    Ok((stat.uid, stat.mode))
+}
+
+/// The user this process acts as.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}

@@ -1,0 +1,114 @@
+//! Restoring a whole state into an empty directory elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{SCHEMA_VERSION, SnapshotManager};
+use crate::content::HashOnly;
+use crate::error::Context as _;
+use crate::log::Lsn;
+use crate::observe::{Observer as _, Scan};
+use crate::place::{Materials, full};
+use crate::platform::{Privileges, Tree};
+use crate::progress::{Phase, Progress};
+use crate::rollback::RecoveryPoint;
+use crate::state::{Node, State};
+use crate::store::overlap;
+use crate::verify::{VerifyError, compare};
+use crate::{Error, Result};
+
+/// What restoring elsewhere did.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestoreReport {
+    /// The version of this object.
+    pub schema_version: u32,
+    /// The store's name.
+    pub store: String,
+    /// The state that was restored.
+    pub lsn: Lsn,
+    /// Where to.
+    pub target: PathBuf,
+    /// Files and symbolic links made.
+    pub files: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// Everything was read back and is as it should be.
+    pub verified: bool,
+    /// What is not.
+    pub errors: Vec<VerifyError>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl SnapshotManager {
+    /// Restores the state at `point` into `target`, which is made or must be empty. Set-uid and set-gid bits and file capabilities
+    /// are restored only with `privileges`.
+    ///
+    /// # Errors
+    /// [`Error::TargetNotEmpty`], [`Error::Overlap`] if it lies in the store or the vault; [`Error::ContentMissing`] or
+    /// [`Error::ContentDamaged`] for the first content that can't be read: `target` is then incomplete.
+    pub fn restore(
+        &self,
+        point: &RecoveryPoint,
+        target: &Path,
+        privileges: bool,
+        progress: &dyn Progress,
+    ) -> Result<RestoreReport> {
+        let started = Instant::now();
+        for (what, place) in [("the target", self.store.path()), ("the target", self.store.vault())] {
+            if overlap(place, target)? {
+                return Err(Error::Overlap { what, store: place.to_owned(), other: target.to_owned() });
+            }
+        }
+        let (lsn, state) = {
+            let inner = self.inner();
+            let lsn = self.resolve(&inner, point)?.lsn;
+            (lsn, inner.catalogue.state_at(lsn)?)
+        };
+        std::fs::create_dir_all(target).context("make the directory", target)?;
+        let tree = Tree::open(target).context("open", target)?;
+        if !tree.list(&[]).context("list", target)?.is_empty() {
+            return Err(Error::TargetNotEmpty { path: target.to_owned() });
+        }
+        let privileges = Privileges::from(privileges);
+        fill(&tree, &state, &Materials { packs: &self.packs, privileges }, progress)?;
+        tree.sync().context("synchronise", target)?;
+        let found = Scan.observe(&tree, &State::default(), &HashOnly, progress)?;
+        let mut there = State::default();
+        there.apply(found.changes);
+        let errors = compare(&state, &there, privileges);
+        let totals = state.totals();
+        Ok(RestoreReport {
+            schema_version: SCHEMA_VERSION,
+            store: self.store.name().to_owned(),
+            lsn,
+            target: target.to_owned(),
+            files: totals.files,
+            bytes: totals.bytes,
+            verified: errors.is_empty(),
+            errors,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Makes everything in `state` in the empty `tree`. Directories get their metadata last: what is put into one changes its time, and
+/// its mode may forbid to.
+fn fill(tree: &Tree, state: &State, materials: &Materials<'_>, progress: &dyn Progress) -> Result<()> {
+    let total = state.0.len() as u64;
+    for (done, (path, version)) in state.0.iter().enumerate() {
+        match version.link().filter(|first| *first != path) {
+            Some(first) => tree.make_link(first, path).context("link", &full(tree, path))?,
+            None => materials.make(tree, path, version)?,
+        }
+        progress.report(Phase::Applying, done as u64 + 1, total);
+    }
+    for (path, version) in state.0.iter().rev() {
+        if matches!(version.node, Node::Directory) {
+            materials.dress(tree, path, &version.meta)?;
+        }
+    }
+    Ok(())
+}
