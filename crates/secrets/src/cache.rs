@@ -90,8 +90,15 @@ struct Slot {
     /// Grows with each invalidation, so that a fetch that began before it is not kept.
     generation: AtomicU64,
     revoked: Mutex<BTreeSet<Version>>,
-    /// Held by the one who fetches; what it guards is the last failure and when that request was sent.
-    fetching: tokio::sync::Mutex<Option<(Instant, StoreError)>>,
+    /// Held by the one who fetches.
+    fetching: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// The last fetch, if it failed.
+struct Failure {
+    asked: Instant,
+    noticed: Instant,
+    error: StoreError,
 }
 
 struct Entry {
@@ -179,8 +186,8 @@ impl SecretCache {
         if let Some(hit) = self.fresh(slot, at_least) {
             return Ok(hit);
         }
-        if let Some((asked, error)) = failure.as_ref() {
-            let paused = error.is_away() && asked.elapsed() < self.policy.failure_pause;
+        if let Some(Failure { asked, noticed, error }) = &*failure {
+            let paused = error.is_away() && noticed.elapsed() < self.policy.failure_pause;
             if paused || *asked >= arrived {
                 return self.last_good(slot, at_least, error.clone());
             }
@@ -202,7 +209,7 @@ impl SecretCache {
                     if !error.is_away() {
                         slot.drop_entry();
                     }
-                    *failure = Some((asked, error.clone()));
+                    *failure = Some(Failure { asked, noticed: Instant::now(), error: error.clone() });
                     return self.last_good(slot, at_least, error);
                 }
             };
