@@ -1,12 +1,13 @@
 //! Checking: a snapshot against what is stored, the live store against a snapshot, a database in a restored tree.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::content::{ContentId, HashOnly};
+use crate::error::Context as _;
 use crate::log::{Batches, Lsn};
 use crate::observe::{Observer as _, Scan};
 use crate::platform::{Privileges, user};
@@ -247,18 +248,50 @@ fn meta_detail(wanted: &Meta, found: &Meta) -> String {
     parts.join("; ")
 }
 
-/// Runs `PRAGMA integrity_check` on the `SQLite` database at `path`, opened read-only. A WAL beside it is taken into account.
+/// Runs `PRAGMA integrity_check` on the `SQLite` database at `path`, changing nothing in its directory. If a WAL or a rollback journal
+/// lies beside it, a temporary copy of them all is checked, as they would be taken into account.
 ///
 /// # Errors
-/// [`Error::Database`] with `SQLite`'s words if it is not sound or can't be opened.
+/// [`Error::Database`] with `SQLite`'s words if it is not sound or can't be opened; [`Error::Io`] if it can't be copied.
 pub fn sqlite_integrity(path: &Path) -> Result<()> {
+    let beside = |path: &Path, suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let pending = ["-wal", "-journal"].map(|suffix| (suffix, beside(path, suffix)));
+    let pending: Vec<_> = pending.into_iter().filter(|(_, file)| file.metadata().is_ok_and(|it| it.len() > 0)).collect();
+    if pending.is_empty() {
+        return check_database(path, path, "immutable=1");
+    }
+    let scratch = tempfile::tempdir().context("make a temporary directory for", path)?;
+    let copy = scratch.path().join("database");
+    std::fs::copy(path, &copy).context("copy", path)?;
+    for (suffix, file) in pending {
+        std::fs::copy(&file, beside(&copy, suffix)).context("copy", &file)?;
+    }
+    check_database(&copy, path, "mode=rw")
+}
+
+/// Checks the database `file`, calling it `path`.
+fn check_database(file: &Path, path: &Path, how: &str) -> Result<()> {
     let refused = |detail: String| Error::Database { path: path.to_owned(), detail };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| refused(error.to_string()))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(format!("file:{}?{how}", uri_path(file)), flags);
+    let connection = opened.map_err(|error| refused(error.to_string()))?;
     let verdict = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(()),
         Ok(verdict) => Err(refused(verdict)),
         Err(error) => Err(refused(error.to_string())),
     }
+}
+
+/// The path as `SQLite`'s URIs take it: every byte that could mean something, or is not ASCII, as `%HH`.
+fn uri_path(path: &Path) -> String {
+    let byte = |byte: &u8| match byte {
+        b'/' | b'.' | b'-' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(*byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    path.as_os_str().as_encoded_bytes().iter().map(byte).collect()
 }

@@ -3,7 +3,7 @@
 //! "Looks different" means another size, mtime, ctime, inode, mode or owner. A program can set the mtime back, but not the ctime. A
 //! file that was read so soon after its last change that a further one might not show is read again the next time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::capture::{Captured, capture_all};
 use super::walk::{Walk, Walked, walk};
@@ -34,6 +34,7 @@ impl Observer for Scan {
         let (differing, mut changes) = compare(&found, &links, known, &walk);
         let to_read: Vec<_> = differing.iter().map(|item| item.walked).collect();
         let captured = capture_all(tree, &to_read, sink, progress)?;
+        let raced = walk.raced || captured.iter().any(|captured| matches!(captured, Captured::Gone));
         let mut skipped = walk.skipped;
         let mut unstable = Unstable::default();
         for (item, captured) in differing.iter().zip(captured) {
@@ -52,6 +53,9 @@ impl Observer for Scan {
             }
         }
         changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        if raced {
+            changes = without_orphans(known, changes);
+        }
         Ok(Observation { changes, skipped, unstable, coverage: Coverage::FullScan })
     }
 }
@@ -100,6 +104,27 @@ fn compare<'a>(
         after: None,
     };
     (differing, seen_to_be_gone.map(removed).collect())
+}
+
+/// Leaves out what is in directories that vanished while the tree was looked at: no state holds a file without its directory.
+fn without_orphans(known: &State, changes: Vec<Change>) -> Vec<Change> {
+    let mut state = known.clone();
+    state.apply(changes.iter().cloned());
+    // Directories stand before what is in them, so that one pass finds all.
+    let paths: Vec<_> = state.0.keys().cloned().collect();
+    for path in paths {
+        let is_directory = |parent: &StorePath| state.0.get(parent).is_some_and(|it| it.node == Node::Directory);
+        if path.parent().is_some_and(|parent| !is_directory(&parent)) {
+            state.0.remove(&path);
+        }
+    }
+    let paths: BTreeSet<_> = known.0.keys().chain(state.0.keys()).collect();
+    let change = |path: &StorePath| Change {
+        path: path.clone(),
+        before: known.0.get(path).cloned(),
+        after: state.0.get(path).cloned(),
+    };
+    paths.into_iter().map(change).filter(|change| change.before != change.after).collect()
 }
 
 fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>) -> bool {

@@ -25,6 +25,8 @@ pub(super) struct Walk {
     /// Directories whose content could not be seen.
     pub(super) blind: Vec<StorePath>,
     pub(super) skipped: Skipped,
+    /// Something vanished meanwhile.
+    pub(super) raced: bool,
 }
 
 /// Walks `tree`. Directories are opened from the root each, so that deep nesting costs no descriptors and a directory that is moved
@@ -72,7 +74,10 @@ impl Walk {
     /// A directory could not be entered: it vanished, or it can't be seen into.
     fn refused(&mut self, directory: StorePath, error: &io::Error) {
         match Errno::from_io_error(error) {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.found.retain(|walked| walked.path != directory),
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                self.raced = true;
+                self.found.retain(|walked| walked.path != directory);
+            }
             Some(Errno::XDEV) => {
                 // A mount of the same filesystem: the name belongs to another tree.
                 self.found.retain(|walked| walked.path != directory);

@@ -1,0 +1,448 @@
+//! The main job, through the front door: snapshot a knowledge base, wreck it, roll it back, undo that.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::sync::Mutex;
+
+use estop_integrity::progress::Silent;
+use estop_integrity::rollback::RollbackRequest;
+use estop_integrity::state::ChangeKind;
+use estop_integrity::verify::{FaultKind, sqlite_integrity};
+use estop_integrity::writers::{Frozen, Writer};
+use estop_integrity::{Error, NewSnapshot, NoWriters, Origin, RecoveryPoint, SnapshotManager, Writers};
+use support::{Place, furnish, look, set_mtime, snapshot, to, wreck};
+
+#[test]
+fn what_was_wrecked_comes_back_byte_for_byte_and_the_rollback_can_be_undone() {
+    let place = Place::new();
+    furnish(&place);
+    let manager = place.open();
+    let before = place.look();
+    let good = snapshot(&manager);
+    assert_eq!(good.files, good.changed_files);
+    assert_eq!(usize::try_from(good.files + good.directories).unwrap(), before.len());
+    wreck(&place);
+    let wrecked = place.look();
+
+    let report = manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap();
+    assert!(report.verified, "{:?}", report.errors);
+    assert_eq!(place.look(), before);
+    sqlite_integrity(&place.kb().join("base.sqlite")).unwrap();
+    assert_eq!((report.to_lsn, report.from_lsn > good.lsn), (good.lsn, true));
+    assert!(report.new_lsn.unwrap() > report.from_lsn);
+    assert!(report.trash.is_some());
+    let live = manager.verify_live(&to(&good), &Silent).unwrap();
+    assert!(live.ok, "{:?}", live.errors);
+
+    let safety = manager.show(report.safety_snapshot.unwrap().as_str()).unwrap();
+    assert!(safety.pinned);
+    assert_eq!(safety.origin, Origin::BeforeRollback);
+    assert_eq!(report.undo_command.unwrap(), format!("estop rollback kb --to {}", safety.id));
+    let undone = manager.rollback(&RollbackRequest::new(to(&safety)), &NoWriters, &Silent).unwrap();
+    assert!(undone.verified, "{:?}", undone.errors);
+    assert_eq!(place.look(), wrecked);
+
+    let again = manager.rollback(&RollbackRequest::new(RecoveryPoint::Lsn(good.lsn)), &NoWriters, &Silent).unwrap();
+    assert!(again.verified, "{:?}", again.errors);
+    assert_eq!(place.look(), before);
+}
+
+#[test]
+fn a_snapshot_has_the_fields_that_scripts_rely_on() {
+    let place = Place::new();
+    place.write("a", "12345");
+    place.write("d/b", "123");
+    let manager = place.open();
+    let wanted = NewSnapshot { label: Some("first".to_owned()), origin: Origin::Schedule, pinned: true };
+    let made = manager.create(&wanted, &NoWriters, &Silent).unwrap();
+    let json = serde_json::to_value(&made).unwrap();
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!((json["store"].as_str(), json["label"].as_str()), (Some("kb"), Some("first")));
+    assert_eq!((json["files"].as_u64(), json["bytes"].as_u64()), (Some(2), Some(8)));
+    assert_eq!((json["changed_files"].as_u64(), json["changed_bytes"].as_u64()), (Some(2), Some(8)));
+    assert_eq!((json["pinned"].as_bool(), json["origin"].as_str()), (Some(true), Some("schedule")));
+    assert_eq!(json["lsn"].as_u64(), Some(made.lsn));
+    assert_eq!(json["checksum"].as_str().unwrap().len(), 64);
+    assert!(json["seconds"].is_f64() && json["frozen_seconds"].is_f64());
+    assert!(json["created"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(manager.list().unwrap(), [made.clone()]);
+    assert_eq!(manager.show(&made.id.as_str()[..5]).unwrap(), made);
+    assert!(!manager.pin(made.id.as_str(), false).unwrap().pinned);
+    assert!(!manager.show(made.id.as_str()).unwrap().pinned);
+
+    let second = snapshot(&manager);
+    assert_eq!((second.changed_files, second.changed_bytes), (0, 0));
+    assert_eq!(second.checksum, made.checksum);
+    assert!(matches!(manager.show(""), Err(Error::AmbiguousSnapshot { count: 2, .. })));
+    assert!(matches!(manager.show("zz"), Err(Error::NoSuchPoint { .. })));
+
+    let report = manager.rollback(&RollbackRequest::new(to(&made)), &NoWriters, &Silent).unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    for field in ["schema_version", "from_lsn", "to_lsn", "new_lsn", "restored", "removed", "unchanged", "bytes"] {
+        assert!(json[field].is_u64(), "{field}: {json}");
+    }
+    assert_eq!((json["restored"].as_u64(), json["unchanged"].as_u64()), (Some(0), Some(2)));
+    assert!(json["open_by"].is_array() && json["verified"].as_bool().unwrap() && json["seconds"].is_f64());
+    assert!(json["safety_snapshot"].is_string() && json["undo_command"].is_string() && json["store"] == "kb");
+    let json = serde_json::to_value(manager.verify(&to(&made), &Silent).unwrap()).unwrap();
+    assert_eq!((json["ok"].as_bool(), json["files_checked"].as_u64(), json["bytes_checked"].as_u64()), (Some(true), Some(2), Some(8)));
+    assert!(json["id"].is_string() && json["errors"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_shredder_that_sets_the_time_back_is_found() {
+    let place = Place::new();
+    place.write("note", "precious");
+    set_mtime(&place.kb().join("note"), 1_000_000_000, 0);
+    let manager = place.open();
+    let good = snapshot(&manager);
+    for round in 0..20 {
+        let shredded = format!("shred {round:02}");
+        place.write("note", &shredded);
+        set_mtime(&place.kb().join("note"), 1_000_000_000, 0);
+        assert_eq!(snapshot(&manager).changed_files, 1, "round {round}");
+    }
+    manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap();
+    assert_eq!(fs::read(place.kb().join("note")).unwrap(), b"precious");
+}
+
+#[test]
+fn every_point_of_the_history_can_be_gone_back_to_by_lsn_and_by_time() {
+    let place = Place::new();
+    let manager = place.open();
+    let mut points = Vec::new();
+    for round in 0..5 {
+        place.write("counter", round.to_string());
+        place.write(format!("file {round}"), "x");
+        points.push((snapshot(&manager), place.look()));
+    }
+    for (point, seen) in points.iter().rev().chain(&points) {
+        for way in [RecoveryPoint::Lsn(point.lsn), RecoveryPoint::Time(point.created)] {
+            let report = manager.rollback(&RollbackRequest::new(way), &NoWriters, &Silent).unwrap();
+            assert!(report.verified, "{:?}", report.errors);
+            assert_eq!(&place.look(), seen);
+        }
+    }
+    for beyond in ["lsn:0", "lsn:999999", "1990-01-01T00:00:00Z"] {
+        let request = RollbackRequest::new(beyond.parse().unwrap());
+        let refused = manager.rollback(&request, &NoWriters, &Silent);
+        assert!(matches!(refused, Err(Error::NoSuchPoint { .. })), "{beyond}: {refused:?}");
+    }
+}
+
+#[test]
+fn only_the_paths_named_go_back() {
+    let place = Place::new();
+    furnish(&place);
+    let manager = place.open();
+    let before = place.look();
+    let good = snapshot(&manager);
+    wreck(&place);
+    let wrecked = place.look();
+    let mut request = RollbackRequest::new(to(&good));
+    request.paths = vec!["notes/3".parse().unwrap(), "odd".parse().unwrap(), "one/second".parse().unwrap()];
+    let report = manager.rollback(&request, &NoWriters, &Silent).unwrap();
+    assert!(report.verified, "{:?}", report.errors);
+    let undo = report.undo_command.unwrap();
+    assert!(undo.ends_with("--path notes/3 --path odd --path one/second"), "{undo}");
+    let after = place.look();
+    let names: std::collections::BTreeSet<_> = before.keys().chain(wrecked.keys()).collect();
+    for name in names {
+        let inside = name.starts_with("notes/3") || name.starts_with("odd");
+        let expected = if inside { &before } else { &wrecked };
+        if name.to_str() == Some("one/second") {
+            assert_eq!(fs::read(place.kb().join(name)).unwrap(), b"one file, three names");
+        } else if name.to_str() != Some("notes") && name.to_str() != Some("one") {
+            assert_eq!(after.get(name), expected.get(name), "{}", name.display());
+        }
+    }
+
+    fs::remove_dir_all(place.kb().join("notes")).unwrap();
+    request.paths = vec!["notes/5/5.md".parse().unwrap()];
+    assert!(manager.rollback(&request, &NoWriters, &Silent).unwrap().verified);
+    assert_eq!(fs::read_dir(place.kb().join("notes")).unwrap().count(), 1, "only the way to the file");
+    assert_eq!(place.look()[std::path::Path::new("notes/5/5.md")], before[std::path::Path::new("notes/5/5.md")]);
+}
+
+#[test]
+fn a_dry_run_tells_all_and_changes_nothing() {
+    let place = Place::new();
+    furnish(&place);
+    let manager = place.open();
+    let good = snapshot(&manager);
+    wreck(&place);
+    let (wrecked, lsn) = (place.look(), manager.lsn());
+    let mut request = RollbackRequest::new(to(&good));
+    request.dry_run = true;
+    let told = manager.rollback(&request, &NoWriters, &Silent).unwrap();
+    assert!(told.dry_run && told.safety_snapshot.is_none() && told.new_lsn.is_none() && !told.verified);
+    assert_eq!((place.look(), manager.lsn()), (wrecked, lsn));
+    request.dry_run = false;
+    let done = manager.rollback(&request, &NoWriters, &Silent).unwrap();
+    let numbers = |report: &estop_integrity::RollbackReport| (report.restored, report.removed, report.unchanged, report.bytes);
+    assert_eq!(numbers(&told), numbers(&done));
+}
+
+#[test]
+fn differences_are_told_with_their_kind() {
+    let place = Place::new();
+    place.write("same", "x");
+    place.write("changed", "x");
+    place.write("chmodded", "x");
+    place.write("d/gone", "x");
+    let manager = place.open();
+    let first = snapshot(&manager);
+    place.write("changed", "yy");
+    place.write("d/new", "x");
+    fs::remove_file(place.kb().join("d/gone")).unwrap();
+    fs::set_permissions(place.kb().join("chmodded"), fs::Permissions::from_mode(0o600)).unwrap();
+    let expected = [
+        ("changed", ChangeKind::Content),
+        ("chmodded", ChangeKind::Metadata),
+        ("d/gone", ChangeKind::Removed),
+        ("d/new", ChangeKind::Added),
+    ];
+    let lsn = manager.lsn();
+    let live = manager.diff(&to(&first), None, &Silent).unwrap();
+    assert_eq!(manager.lsn(), lsn, "looking changes nothing");
+    let second = snapshot(&manager);
+    let stored = manager.diff(&to(&first), Some(&to(&second)), &Silent).unwrap();
+    for found in [live, stored] {
+        let names: Vec<_> = found.differences.iter().map(|d| (d.path.to_string(), d.change)).collect();
+        assert_eq!(names, expected.map(|(path, change)| (path.to_owned(), change)));
+        assert_eq!((found.added, found.removed, found.changed), (1, 1, 2));
+        assert_eq!((found.differences[0].before_bytes, found.differences[0].after_bytes), (Some(1), Some(2)));
+    }
+    assert!(manager.diff(&to(&second), None, &Silent).unwrap().differences.is_empty());
+}
+
+#[test]
+fn a_live_tree_that_differs_is_told_path_by_path() {
+    let place = Place::new();
+    for name in ["content", "metadata", "missing", "fine"] {
+        place.write(name, name);
+    }
+    let manager = place.open();
+    let good = snapshot(&manager);
+    place.write("content", "CONTENT");
+    fs::set_permissions(place.kb().join("metadata"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::remove_file(place.kb().join("missing")).unwrap();
+    place.write("extra", "");
+    let report = manager.verify_live(&to(&good), &Silent).unwrap();
+    assert!(!report.ok);
+    let found: Vec<_> = report.errors.iter().map(|error| (error.path.as_str(), error.kind)).collect();
+    let expected = [
+        ("content", FaultKind::Content),
+        ("metadata", FaultKind::Metadata),
+        ("missing", FaultKind::Missing),
+        ("extra", FaultKind::Extra),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_snapshot_can_be_restored_elsewhere() {
+    let place = Place::new();
+    furnish(&place);
+    let manager = place.open();
+    let before = place.look();
+    let good = snapshot(&manager);
+    wreck(&place);
+    let target = place.dir.path().join("elsewhere");
+    let report = manager.restore(&to(&good), &target, false, &Silent).unwrap();
+    assert!(report.verified, "{:?}", report.errors);
+    assert_eq!(look(&target), before);
+    sqlite_integrity(&target.join("base.sqlite")).unwrap();
+    assert!(matches!(manager.restore(&to(&good), &target, false, &Silent), Err(Error::TargetNotEmpty { .. })));
+    let inside = place.kb().join("new");
+    assert!(matches!(manager.restore(&to(&good), &inside, false, &Silent), Err(Error::Overlap { .. })));
+    assert!(sqlite_integrity(&place.kb().join("base.sqlite")).is_err(), "the wrecked one is found to be so");
+}
+
+#[test]
+fn set_uid_bits_come_back_only_on_request() {
+    let place = Place::new();
+    place.write("tool", "#!/bin/sh\n");
+    let tool = place.kb().join("tool");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o4755)).unwrap();
+    let manager = place.open();
+    let good = snapshot(&manager);
+    let mut request = RollbackRequest::new(to(&good));
+    for (privileges, mode) in [(false, 0o755), (true, 0o4755)] {
+        fs::write(&tool, "changed").unwrap();
+        request.privileges = privileges;
+        let report = manager.rollback(&request, &NoWriters, &Silent).unwrap();
+        assert!(report.verified, "{:?}", report.errors);
+        assert_eq!(fs::metadata(&tool).unwrap().mode() & 0o7777, mode);
+    }
+}
+
+#[test]
+fn special_files_are_counted_and_left_alone() {
+    let place = Place::new();
+    place.write("note", "x");
+    let fifo = place.kb().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let manager = place.open();
+    let good = snapshot(&manager);
+    assert_eq!((good.files, good.skipped.special), (1, 1));
+    assert_eq!(good.skipped.first[0].path.to_string(), "fifo");
+    place.write("note", "y");
+    assert!(manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap().verified);
+    assert!(fifo.exists());
+}
+
+#[test]
+fn a_symlink_planted_in_place_of_a_directory_leads_nowhere() {
+    let place = Place::new();
+    place.write("d/secret", "mine");
+    let outside = place.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "not the store's").unwrap();
+    let manager = place.open();
+    let good = snapshot(&manager);
+    fs::rename(place.kb().join("d"), place.dir.path().join("was d")).unwrap();
+    symlink(&outside, place.kb().join("d")).unwrap();
+    let planted = snapshot(&manager);
+    assert_eq!((planted.files, planted.directories), (1, 0), "the link itself, nothing behind it");
+    let report = manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap();
+    assert!(report.verified, "{:?}", report.errors);
+    assert_eq!(fs::read(outside.join("secret")).unwrap(), b"not the store's");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    assert_eq!(fs::read(place.kb().join("d/secret")).unwrap(), b"mine");
+}
+
+/// Swaps a directory for a link to elsewhere and back, as fast as it can, until dropped.
+struct Swapper(std::sync::Arc<std::sync::atomic::AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Swapper {
+    fn start(directory: std::path::PathBuf, link: std::path::PathBuf) -> Self {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let goes_on = running.clone();
+        let thread = std::thread::spawn(move || {
+            while goes_on.load(std::sync::atomic::Ordering::Relaxed) {
+                renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            }
+            if directory.symlink_metadata().unwrap().is_symlink() {
+                renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        Self(running, Some(thread))
+    }
+}
+
+impl Drop for Swapper {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.1.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_link_swapped_in_while_it_is_read_gives_nothing_away() {
+    let place = Place::new();
+    for number in 0..50 {
+        place.write(format!("d/{number}"), "mine");
+    }
+    let outside = place.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    for number in 0..50 {
+        fs::write(outside.join(number.to_string()), "the password").unwrap();
+    }
+    symlink(&outside, place.dir.path().join("lure")).unwrap();
+    let manager = place.open();
+    let swapper = Swapper::start(place.kb().join("d"), place.dir.path().join("lure"));
+    let taken: Vec<_> = (0..30).map(|_| snapshot(&manager)).collect();
+    drop(swapper);
+    for (at, taken) in taken.iter().enumerate() {
+        let target = place.dir.path().join(format!("restored {at}"));
+        manager.restore(&to(taken), &target, false, &Silent).unwrap();
+        for (path, what) in look(&target) {
+            let secret = blake3::hash(b"the password").to_string();
+            assert!(!what.contains(&secret), "{} holds what is outside the store", path.display());
+        }
+    }
+}
+
+/// A program that counts how often it is held, and writes only while it is not.
+struct Agent {
+    alive: Vec<Writer>,
+    freezes: Mutex<u32>,
+    can_freeze: bool,
+}
+
+impl Writers for Agent {
+    fn freeze(&self) -> Result<Frozen, String> {
+        if !self.can_freeze {
+            return Err("no cgroup".to_owned());
+        }
+        *self.freezes.lock().unwrap() += 1;
+        Ok(Frozen::new(vec!["agent".to_owned()], ()))
+    }
+
+    fn alive(&self) -> Result<Vec<Writer>, String> {
+        Ok(self.alive.clone())
+    }
+}
+
+#[test]
+fn nothing_is_rolled_back_under_a_living_writer_unless_somebody_insists() {
+    let place = Place::new();
+    place.write("note", "good");
+    let manager = place.open();
+    let good = snapshot(&manager);
+    place.write("note", "bad");
+    let writer = Writer { name: "agent".to_owned(), stop_unproven: true };
+    let agent = Agent { alive: vec![writer], freezes: Mutex::new(0), can_freeze: true };
+    let mut request = RollbackRequest::new(to(&good));
+    let refused = manager.rollback(&request, &agent, &Silent).unwrap_err();
+    assert!(refused.is_refusal(), "{refused}");
+    assert!(refused.to_string().contains("agent (its stop is not proven)"), "{refused}");
+    assert_eq!(fs::read(place.kb().join("note")).unwrap(), b"bad");
+    request.force = true;
+    assert!(manager.rollback(&request, &agent, &Silent).unwrap().verified);
+    assert_eq!(*agent.freezes.lock().unwrap(), 1);
+    assert_eq!(fs::read(place.kb().join("note")).unwrap(), b"good");
+}
+
+#[test]
+fn a_snapshot_says_whether_its_writers_stood_still() {
+    let place = Place::new();
+    place.write("note", "x");
+    let manager = place.open();
+    let mut agent = Agent { alive: Vec::new(), freezes: Mutex::new(0), can_freeze: true };
+    let frozen = manager.create(&NewSnapshot::default(), &agent, &Silent).unwrap();
+    assert_eq!(serde_json::to_value(frozen.consistency).unwrap(), "frozen");
+    assert!(frozen.frozen_seconds > 0.0 && frozen.frozen_seconds <= frozen.seconds);
+    agent.can_freeze = false;
+    let live = manager.create(&NewSnapshot::default(), &agent, &Silent).unwrap();
+    assert_eq!(serde_json::to_value(live.consistency).unwrap(), "live");
+    assert_eq!(live.freeze_error.as_deref(), Some("no cgroup"));
+}
+
+#[test]
+fn one_estop_at_a_time() {
+    let place = Place::new();
+    place.write("note", "x");
+    let manager = place.open();
+    let refused = estop_integrity::Store::open(place.config()).unwrap_err();
+    assert!(matches!(refused, Error::Locked { .. }), "{refused}");
+    drop(manager);
+    let waiting = std::thread::scope(|scope| {
+        let held = place.open();
+        let waiter = scope.spawn(|| {
+            let mut config = place.config();
+            config.lock_wait = std::time::Duration::from_secs(30);
+            SnapshotManager::open(estop_integrity::Store::open(config).unwrap()).unwrap().lsn()
+        });
+        snapshot(&held);
+        drop(held);
+        waiter.join().unwrap()
+    });
+    assert!(waiting >= 2);
+}
