@@ -5,6 +5,7 @@ pub mod actions;
 pub mod audit;
 pub mod error;
 pub mod incident;
+mod passage;
 pub mod plan;
 mod recorder;
 pub mod saga;

@@ -12,7 +12,7 @@ use estop_recovery::{
     Actions, Answer, Error, Event, Failure, Incident, IncidentStore, Journal, Order, Outcome, Plan, Saga, Settings,
     StepKind, StepState, Stopped, Trigger,
 };
-use support::{Scripted, Way, full_plan, open, plan, saga, states};
+use support::{Scripted, Way, assert_order, full_plan, open, plan, saga, states};
 
 struct Rig {
     _dir: tempfile::TempDir,
@@ -43,9 +43,9 @@ impl Rig {
 fn takes_all_steps_in_order() {
     let rig = rig(&[]);
     let incident = rig.run(&plan());
-    assert_eq!(
-        rig.actions.names(),
-        ["latch", "freeze", "capture", "stop", "rollback kb", "rollback mail", "rotate", "verify"]
+    assert_order(
+        &rig.actions.names(),
+        &["latch", "freeze", "capture", "stop", "rollback kb", "rollback mail", "rotate", "verify"],
     );
     assert_eq!(incident.outcome, Some(Outcome::Recovered));
     assert!(incident.steps.iter().all(|step| step.state == StepState::Done && step.attempts == 1));
@@ -184,7 +184,7 @@ fn steps_that_a_guardian_took_are_not_taken_again() {
     incident.already_taken(StepKind::Stop, StepState::Done, 0.02, &estop_recovery::Detail::new());
     incident.already_taken(StepKind::Rollback, StepState::Done, 0.02, &estop_recovery::Detail::new());
     let run = saga(&rig.store, &rig.actions).run(incident);
-    assert_eq!(rig.actions.names(), ["latch", "capture", "rollback kb", "rollback mail", "rotate", "verify"]);
+    assert_order(&rig.actions.names(), &["latch", "capture", "rollback kb", "rollback mail", "rotate", "verify"]);
     assert_eq!(run.incident.outcome, Some(Outcome::Recovered));
 }
 
@@ -345,6 +345,68 @@ fn what_hangs_before_the_stop_is_left_behind() {
     );
     assert!(incident.steps[2].detail["error"].as_str().unwrap().contains("limit"));
     assert_eq!(incident.outcome, Some(Outcome::Partial), "the latch did not hold");
+}
+
+/// A rollback that ends only when the rotation has begun, and a rotation that ends only when the rollback has.
+struct Entwined {
+    rotating: (Mutex<Sender<()>>, Mutex<Receiver<()>>),
+    rolled_back: (Mutex<Sender<()>>, Mutex<Receiver<()>>),
+}
+
+impl Entwined {
+    fn meet(tell: &Mutex<Sender<()>>, hear: &Mutex<Receiver<()>>) -> Result<Answer, Failure> {
+        tell.lock().unwrap().send(())?;
+        // Long enough for any machine; only a saga that takes one after the other ever waits for it.
+        hear.lock().unwrap().recv_timeout(Duration::from_mins(1))?;
+        Ok(Answer::done())
+    }
+}
+
+impl Actions for Entwined {
+    fn latch(&self, _: &Order) -> Result<Answer, Failure> {
+        Ok(Answer::done())
+    }
+    fn freeze(&self, _: &Order) -> Result<Answer, Failure> {
+        Ok(Answer::done())
+    }
+    fn capture(&self, _: &Order) -> Result<Answer, Failure> {
+        Ok(Answer::done())
+    }
+    fn stop(&self, _: &Order) -> Result<Stopped, Failure> {
+        Ok(Stopped { proven_empty: true, detail: estop_recovery::Detail::new() })
+    }
+    fn rollback(&self, _: &Order, _: &str) -> Result<Answer, Failure> {
+        Self::meet(&self.rolled_back.0, &self.rotating.1)
+    }
+    fn rotate(&self, _: &Order, _: &[String]) -> Result<Answer, Failure> {
+        Self::meet(&self.rotating.0, &self.rolled_back.1)
+    }
+    fn verify(&self, order: &Order) -> Result<Answer, Failure> {
+        let before = &order.incident.steps[..6];
+        if before.iter().all(|step| step.state == StepState::Done) {
+            Ok(Answer::done())
+        } else {
+            Err(Failure::new("checked too early"))
+        }
+    }
+    fn restart(&self, _: &Order) -> Result<Answer, Failure> {
+        Ok(Answer::done())
+    }
+}
+
+#[test]
+fn an_exposed_key_does_not_wait_for_a_rollback() {
+    let pair = || {
+        let (sender, receiver) = channel();
+        (Mutex::new(sender), Mutex::new(receiver))
+    };
+    let actions = Entwined { rotating: pair(), rolled_back: pair() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = IncidentStore::open(dir.path()).unwrap();
+    let settings = Settings { rollback: vec!["kb".into()], rotate: vec!["key".into()], ..Settings::default() };
+    let saga = Saga::new(Arc::new(store), Arc::new(actions), Box::new(|_| {}));
+    let incident = open(&saga, &Plan::build(&settings).unwrap()).incident;
+    assert_eq!(incident.outcome, Some(Outcome::Recovered), "{:?}", states(&incident));
 }
 
 #[test]

@@ -190,3 +190,16 @@ pub(crate) fn open(saga: &Saga, plan: &Plan) -> Run {
 pub(crate) fn states(incident: &Incident) -> Vec<String> {
     incident.steps.iter().map(|step| format!("{} {}", step.kind, step.state)).collect()
 }
+
+/// Whether the calls are those expected, in order; but for the rotation, which may come anywhere between the stop and the check.
+pub(crate) fn assert_order<T: AsRef<str>>(calls: &[T], expected: &[&str]) {
+    let without =
+        |names: Vec<&str>| names.into_iter().filter(|name| *name != "rotate").map(str::to_owned).collect::<Vec<_>>();
+    let calls: Vec<&str> = calls.iter().map(AsRef::as_ref).collect();
+    assert_eq!(without(calls.clone()), without(expected.to_vec()));
+    let at = |name: &str| calls.iter().position(|call| *call == name);
+    if expected.contains(&"rotate") {
+        let rotate = at("rotate").expect("it was rotated");
+        assert!(at("stop") < Some(rotate) && at("verify").is_none_or(|verify| rotate < verify), "{calls:?}");
+    }
+}
