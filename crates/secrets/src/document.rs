@@ -47,9 +47,10 @@ pub struct Rotation {
     pub step: Step,
     /// Whether the old versions are to be revoked at once.
     pub emergency: bool,
-    /// Whether a value was put meanwhile. The pending version is then only to be taken back, by who knows the kind.
+    /// Whether the pending version is not to be promoted any more, because a step failed or a value was put meanwhile. It
+    /// is then only to be taken back, by who knows the kind.
     #[serde(default)]
-    pub superseded: bool,
+    pub condemned: bool,
     /// Why, in the operator's words.
     pub reason: String,
     /// When it began, by the clock of the host that began it.
@@ -151,7 +152,7 @@ impl Document {
     /// Makes `value` the current version. A rotation that has not promoted its version yet won't any more.
     pub(crate) fn put(&mut self, value: SecretValue, now: Timestamp) -> Version {
         if let Some(rotation) = self.rotation.as_mut().filter(|rotation| rotation.step < Step::Promoted) {
-            rotation.superseded = true;
+            rotation.condemned = true;
         }
         self.demote_current(None);
         self.push(value, VersionState::Current, None, now)
@@ -174,7 +175,7 @@ impl Document {
             from,
             step: Step::Created,
             emergency,
-            superseded: false,
+            condemned: false,
             reason,
             started: now,
         });
@@ -203,10 +204,7 @@ impl Document {
         emergency: bool,
         valid_until: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
-        let promoted = |info: &VersionInfo| {
-            info.rotation_id == Some(id) && matches!(info.state, VersionState::Current | VersionState::Previous)
-        };
-        if self.versions().any(promoted) {
+        if self.has_promoted(id) {
             return Ok(false);
         }
         let rotation = self.own(id)?;
@@ -218,6 +216,19 @@ impl Document {
             held.info.state = VersionState::Current;
         }
         Ok(true)
+    }
+
+    /// Whether the rotation `id` has promoted its version, and that is still valid.
+    pub(crate) fn has_promoted(&self, id: Uuid) -> bool {
+        self.versions().any(|info| {
+            info.rotation_id == Some(id) && matches!(info.state, VersionState::Current | VersionState::Previous)
+        })
+    }
+
+    /// Sees to it that the rotation `id` won't promote its version any more. `false` if that needs no change.
+    pub(crate) fn condemn(&mut self, id: Uuid) -> bool {
+        let rotation = self.rotation.as_mut().filter(|rotation| rotation.id == id && rotation.step < Step::Promoted);
+        rotation.is_some_and(|rotation| !std::mem::replace(&mut rotation.condemned, true))
     }
 
     /// Takes the pending version of rotation `id` back. `false` if that rotation is not in course.
@@ -298,11 +309,13 @@ impl Document {
     fn own(&mut self, id: Uuid) -> Result<&mut Rotation, StoreError> {
         let detail = match &self.rotation {
             Some(rotation) if rotation.id != id => format!("rotation {} took its place", rotation.id),
-            Some(rotation) if rotation.superseded => format!("version {} was put meanwhile", self.current_version()),
+            Some(rotation) if rotation.condemned => {
+                format!("its version was given up; version {} is in force", self.current_version())
+            }
             _ => format!("it was withdrawn; version {} is in force", self.current_version()),
         };
         let overtaken = self.overtaken(detail);
-        self.rotation.as_mut().filter(|rotation| rotation.id == id && !rotation.superseded).ok_or(overtaken)
+        self.rotation.as_mut().filter(|rotation| rotation.id == id && !rotation.condemned).ok_or(overtaken)
     }
 
     fn overtaken(&self, detail: String) -> StoreError {

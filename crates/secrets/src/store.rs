@@ -114,8 +114,9 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// [`StoreError::NotFound`], or what the store itself answers.
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionInfo>, StoreError> {
-        let document = self.load(name).await?.ok_or_else(|| not_found(name, None))?;
-        Ok(document.versions().cloned().collect())
+        let document = self.load(name).await?;
+        let versions: Vec<VersionInfo> = document.iter().flat_map(Document::versions).cloned().collect();
+        if versions.is_empty() { Err(not_found(name, None)) } else { Ok(versions) }
     }
 
     /// Revokes a version: its value is wiped here and from the store's own history. Doing it again finishes what an

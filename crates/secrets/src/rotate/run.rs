@@ -138,7 +138,7 @@ impl<'a> Run<'a> {
                     begun => return begun,
                 },
                 Some(rotation) if rotation.step == Step::Promoted => self.clear(&rotation).await?,
-                Some(rotation) if rotation.superseded || unwanted == Some(rotation.id) => {
+                Some(rotation) if rotation.condemned || unwanted == Some(rotation.id) => {
                     let pending = pending_of(&document, rotation)?;
                     self.take_back(&pending).await?;
                 }
@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
     async fn take_up(&mut self, rotation: Rotation) -> Result<(), Failure> {
         let document = self.load().await?;
         let pending = pending_of(&document, rotation)?;
-        if pending.rotation.superseded || self.request.on_pending == OnPending::Withdraw {
+        if pending.rotation.condemned || self.request.on_pending == OnPending::Withdraw {
             return self.take_back(&pending).await;
         }
         self.carry_through(pending).await
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
 
     async fn advance(&self, id: Uuid, step: Step) -> Result<(), Failure> {
         let noted = update(&*self.rotator.store, &self.plan.name, |document| {
-            if promoted(document, id) {
+            if document.has_promoted(id) {
                 return Ok(Change::Keep(()));
             }
             Ok(if document.advance(id, step)? { Change::Write(()) } else { Change::Keep(()) })
@@ -330,10 +330,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes a pending version back: first where it is used, then here.
+    /// Takes a pending version back: condemns it here, so that nobody promotes it meanwhile, takes it back where it is used,
+    /// and wipes it here. Unless another rotator, for whom it worked, has promoted it.
     async fn take_back(&mut self, pending: &Pending) -> Result<(), Failure> {
         let rotation = &pending.rotation;
         let context = self.context(rotation.id);
+        let condemned = update(&*self.rotator.store, &self.plan.name, |document| {
+            let promoted = document.has_promoted(rotation.id);
+            Ok(if !promoted && document.condemn(rotation.id) { Change::Write(true) } else { Change::Keep(!promoted) })
+        });
+        if !condemned.await? {
+            return Ok(());
+        }
         // What is in force now, which may have been put since the rotation began.
         let in_force = self.load().await?.secret(None).ok();
         let undone = self.plan.kind.withdraw(&context, &pending.new, in_force.as_ref());
@@ -387,7 +395,9 @@ impl<'a> Run<'a> {
     }
 
     async fn load(&self) -> Result<Document, StoreError> {
-        self.rotator.store.load(&self.plan.name).await?.ok_or_else(|| not_found(&self.plan.name, None))
+        let document = self.rotator.store.load(&self.plan.name).await?;
+        let document = document.filter(|document| document.versions().next().is_some());
+        document.ok_or_else(|| not_found(&self.plan.name, None))
     }
 
     /// Runs a step within the time limit.
@@ -420,12 +430,6 @@ fn pending_of(document: &Document, rotation: Rotation) -> Result<Pending, StoreE
     let new = document.secret(Some(rotation.version))?;
     let old = document.secret(None).ok();
     Ok(Pending { rotation, new, old })
-}
-
-fn promoted(document: &Document, id: Uuid) -> bool {
-    document.versions().any(|info| {
-        info.rotation_id == Some(id) && matches!(info.state, VersionState::Current | VersionState::Previous)
-    })
 }
 
 /// The versions that can still be used, oldest first, without a pending one.

@@ -459,6 +459,50 @@ async fn racing_rotators_make_one_winner_and_no_error() {
     }
 }
 
+/// As above with a service that refuses now and then: no rotator takes back what another has promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn racing_rotators_that_fail_now_and_then_keep_a_working_version() {
+    struct Moody(Arc<Service>, AtomicUsize);
+    #[async_trait]
+    impl RotationKind for Moody {
+        async fn create(&self, context: &Context) -> Result<SecretValue, KindError> {
+            self.0.create(context).await
+        }
+        async fn set(&self, context: &Context, new: &Secret, old: Option<&Secret>) -> Result<(), KindError> {
+            self.0.set(context, new, old).await
+        }
+        async fn test(&self, context: &Context, new: &Secret) -> Result<(), KindError> {
+            if self.1.fetch_add(1, Ordering::SeqCst) % 3 == 1 {
+                return Err(KindError("not in the mood".to_owned()));
+            }
+            self.0.test(context, new).await
+        }
+        async fn revoke(&self, context: &Context, old: &Secret) -> Result<(), KindError> {
+            self.0.revoke(context, old).await
+        }
+        async fn withdraw(&self, context: &Context, new: &Secret, old: Option<&Secret>) -> Result<(), KindError> {
+            tokio::task::yield_now().await;
+            self.0.withdraw(context, new, old).await
+        }
+    }
+    let mut scene = scene().await;
+    scene.plan.kind = Arc::new(Moody(scene.service.clone(), AtomicUsize::new(0)));
+    for _ in 0..100 {
+        let rotators: Vec<_> = (0..3)
+            .map(|_| {
+                let (rotator, plan) = (scene.rotator.clone(), scene.plan.clone());
+                tokio::spawn(async move { rotator.rotate(&plan, &normal()).await })
+            })
+            .collect();
+        for rotator in rotators {
+            let report = rotator.await.unwrap();
+            assert!(report.promoted || report.error.is_some(), "{report:?}");
+        }
+        scene.check_settled().await;
+        assert_eq!(scene.service.accepted.lock().unwrap().len(), 1, "a withdrawn or old value still works");
+    }
+}
+
 #[tokio::test]
 async fn many_secrets_are_rotated_at_once_within_the_bound_and_reported_in_order() {
     struct Counting(AtomicUsize, AtomicUsize);
