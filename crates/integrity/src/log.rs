@@ -4,6 +4,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use estop_durable::Kind;
 use estop_durable::chain::{Chain, Head, Options};
@@ -21,6 +22,9 @@ pub use estop_durable::chain::Lsn;
 const KIND: Kind = Kind(*b"ESTOPTXL");
 /// Small enough to be preallocated without notice, large enough to hold thousands of changes.
 const SEGMENT_BYTES: u64 = 2 * 1024 * 1024;
+/// A child that this process is just starting holds the lock of a log that was closed meanwhile, until it runs its own program.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The format of a record's payload; its first byte.
 const VERSION: u8 = 1;
 /// So many changes go into one record: about a megabyte at most for usual paths, far below the chain's limit.
@@ -131,7 +135,13 @@ impl TransactionLog {
     /// # Errors
     /// [`Error::Durable`] if it is in use elsewhere, damaged, or can't be read or written.
     pub fn open(dir: &Path) -> Result<Self> {
-        let chain = Chain::open(dir, Options { kind: KIND, segment_bytes: SEGMENT_BYTES })?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        let chain = loop {
+            match Chain::open(dir, Options { kind: KIND, segment_bytes: SEGMENT_BYTES }) {
+                Err(estop_durable::Error::Locked { .. }) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+                other => break other?,
+            }
+        };
         Ok(Self { dir: dir.to_owned(), chain })
     }
 

@@ -430,7 +430,9 @@ fn one_estop_at_a_time() {
     let place = Place::new();
     place.write("note", "x");
     let manager = place.open();
-    let refused = estop_integrity::Store::open(place.config()).unwrap_err();
+    let mut impatient = place.config();
+    impatient.lock_wait = std::time::Duration::from_millis(20);
+    let refused = estop_integrity::Store::open(impatient).unwrap_err();
     assert!(matches!(refused, Error::Locked { .. }), "{refused}");
     drop(manager);
     let waiting = std::thread::scope(|scope| {

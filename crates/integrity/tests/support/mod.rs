@@ -34,7 +34,7 @@ impl Place {
 
     pub fn config(&self) -> StoreConfig {
         let mut config = StoreConfig::new("kb", self.kb(), self.vault());
-        config.lock_wait = Duration::from_millis(50);
+        config.lock_wait = Duration::from_secs(10);
         config
     }
 
