@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use estop_secrets::cache::CachePolicy;
 use estop_secrets::vault::{Limits, Login, Options};
@@ -183,6 +183,30 @@ async fn a_mount_that_is_missing_or_of_the_wrong_kind_is_named() {
         let error = client.write(&name("a"), &"x".into(), Version::NONE).await.unwrap_err();
         assert!(error.to_string().contains("mount"), "{mount}: {error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_login_is_kept_alive_ahead_of_its_end() {
+    let Some(bao) = bao::shared() else { return };
+    let policy = r#"path "secret/+/alive/*" { capabilities = ["create", "read", "update"] }"#;
+    let client = VaultClient::connect(bao.options(bao.app_role("alive", policy, "3s"))).await.unwrap();
+    let keeper = tokio::spawn({
+        let client = client.clone();
+        async move { client.keep_alive().await }
+    });
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut left = client.login_ends_in().unwrap();
+    let mut renewals = 0;
+    while renewals < 3 {
+        assert!(Instant::now() < deadline, "renewed {renewals} times only");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = client.login_ends_in().unwrap();
+        renewals += usize::from(now > left);
+        left = now;
+    }
+    let secret = name("alive/key");
+    client.put(&secret, &"x".into()).await.unwrap();
+    keeper.abort();
 }
 
 /// A stretch of wire between client and server that can lose an answer.

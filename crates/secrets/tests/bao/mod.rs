@@ -1,4 +1,5 @@
 //! A real OpenBao server: one node, raft, TLS, a static seal, so that it is up without a manual step and survives a kill.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
