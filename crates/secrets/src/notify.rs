@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::exposure::{Channel, Exposure, ExposureLedger, record_async};
@@ -19,6 +20,9 @@ pub mod webhook;
 
 /// How many subscribers of one secret are told at a time.
 const PARALLEL: usize = 16;
+
+/// How many are told at a time of all secrets together.
+const MAX_TOLD_AT_ONCE: usize = 64;
 
 /// What subscribers are told. Serializes to the JSON that commands get on stdin and webhooks as their body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -160,13 +164,15 @@ pub struct Notifier {
     ledger: Option<Arc<ExposureLedger>>,
     limits: Limits,
     webhooks: webhook::Sender,
+    turns: Semaphore,
 }
 
 impl Notifier {
     /// A notifier that reaches workloads through `delivery` and records what it puts into their files in `ledger`.
     /// Without a ledger it puts nothing into files.
     pub fn new(delivery: Arc<dyn Delivery>, ledger: Option<Arc<ExposureLedger>>, limits: Limits) -> Self {
-        Self { delivery, ledger, limits, webhooks: webhook::Sender::new(limits) }
+        let turns = Semaphore::new(MAX_TOLD_AT_ONCE);
+        Self { delivery, ledger, limits, webhooks: webhook::Sender::new(limits), turns }
     }
 
     /// Tells all `subscribers` of `secret`: files first, so that who is told afterwards finds the new value there. The
@@ -188,6 +194,8 @@ impl Notifier {
 
     async fn tell_one(&self, subscriber: &Subscriber, message: &Message, secret: &Secret) -> Notified {
         let began = Instant::now();
+        // The time limit runs from its turn on. The semaphore is never closed.
+        let _turn = self.turns.acquire().await.ok();
         let told = tokio::time::timeout(self.limits.subscriber, self.reach(subscriber, message, secret)).await;
         let error = match told {
             Ok(Ok(())) => None,

@@ -77,7 +77,8 @@ pub struct Request {
     pub on_pending: OnPending,
     /// The time limit of each step.
     pub step_timeout: Duration,
-    /// How many secrets are rotated at a time. More than 16 gains nothing on a single Vault (measured).
+    /// How many secrets are rotated at a time. More than 16 gains nothing on a single Vault (measured). In an emergency a
+    /// secret makes room for the next one before its subscribers are told, so that a slow one holds nobody back.
     pub parallel: usize,
 }
 
@@ -134,8 +135,8 @@ impl Rotator {
             let (rotator, request, turns) = (self.clone(), request.clone(), Arc::clone(&turns));
             tasks.spawn(async move {
                 // The semaphore is never closed.
-                let _turn = turns.acquire_owned().await;
-                (at, rotator.rotate(&plan, &request).await)
+                let turn = turns.acquire_owned().await.ok();
+                (at, Run::new(&rotator, &plan, &request).with_turn(turn).rotate().await)
             });
         }
         while let Some(done) = tasks.join_next().await {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::kind::{Context, KindError};
@@ -14,6 +15,9 @@ use crate::{Secret, StoreError, Version, VersionState};
 
 /// How often another rotator's work is met and taken up before this one gives up.
 const MAX_MEETINGS: u32 = 16;
+
+/// The reason is kept in the document; so much of it is.
+const MAX_REASON_CHARS: usize = 500;
 
 /// Why a rotation did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +51,18 @@ pub(super) struct Run<'a> {
     request: &'a Request,
     report: Report,
     began: Instant,
+    /// Held while it counts as one of those that are rotated at a time.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn new(rotator: &'a Rotator, plan: &'a Plan, request: &'a Request) -> Self {
-        Self { rotator, plan, request, report: Report::new(plan.name.clone()), began: Instant::now() }
+        let report = Report::new(plan.name.clone());
+        Self { rotator, plan, request, report, began: Instant::now(), turn: None }
+    }
+
+    pub(super) fn with_turn(self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        Self { turn, ..self }
     }
 
     pub(super) async fn rotate(mut self) -> Report {
@@ -157,7 +168,8 @@ impl<'a> Run<'a> {
             let error = KindError(format!("the new value has more than {MAX_VALUE_BYTES} bytes"));
             return Err(Failure::Kind { step: "create", error });
         }
-        let start = Start { id, emergency: self.is_emergency(), reason: self.request.reason.clone() };
+        let reason = self.request.reason.chars().take(MAX_REASON_CHARS).collect();
+        let start = Start { id, emergency: self.is_emergency(), reason };
         let existed = document.revision() > 0;
         let begun = update(&*self.rotator.store, &self.plan.name, |document| {
             if existed && document.revision() == 0 {
@@ -258,6 +270,7 @@ impl<'a> Run<'a> {
         }
         if rotation.emergency {
             self.report.old_revoked = self.revoke_older(&document, rotation).await;
+            self.turn = None;
         }
         self.tell(rotation, &document, &new).await;
         if !rotation.emergency {

@@ -536,6 +536,47 @@ async fn many_secrets_are_rotated_at_once_within_the_bound_and_reported_in_order
     assert_eq!(kind.1.load(Ordering::SeqCst), 4);
 }
 
+/// In an emergency a subscriber that is slow to answer doesn't hold back the other secrets.
+#[tokio::test(start_paused = true)]
+async fn slow_subscribers_of_one_secret_do_not_hold_back_the_next() {
+    /// Answers only after all secrets have a new version.
+    struct Patient(Arc<MemoryStore>);
+    #[async_trait]
+    impl Delivery for Patient {
+        async fn run_id(&self, _: &str) -> Result<String, String> {
+            Ok("run-1".to_owned())
+        }
+        async fn signal(&self, _: &str, _: &str) -> Result<(), String> {
+            for name in self.0.list().await.unwrap() {
+                while self.0.read(&name, None).await.unwrap().info.version < Version(2) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            Ok(())
+        }
+        async fn replace_file(&self, _: &str, _: &str, _: &SecretValue) -> Result<(), String> {
+            Ok(())
+        }
+    }
+    let scene = scene().await;
+    let rotator = Rotator::new(scene.store.clone(), notifier(Arc::new(Patient(scene.store.clone()))));
+    let mut plans = vec![scene.plan.clone()];
+    for other in ["a", "b"] {
+        let name = SecretName::new(other).unwrap();
+        scene.store.write(&name, &"old".into(), Version::NONE).await.unwrap();
+        plans.push(Plan { name, kind: Arc::new(Generate::default()), ..scene.plan.clone() });
+    }
+    for plan in &mut plans {
+        plan.subscribers = vec![Subscriber::Signal { signal: "HUP".into(), workload: "agent".into() }];
+    }
+    let request = Request { parallel: 1, ..Request::emergency("leaked") };
+    let reports = rotator.rotate_all(plans, &request).await;
+    assert!(
+        reports.rotations.iter().all(|report| report.is_complete() && report.notified[0].acknowledged),
+        "{reports:?}"
+    );
+}
+
 /// Anything that can happen to a secret, in any order.
 #[derive(Debug, Clone)]
 enum Happening {
