@@ -225,8 +225,8 @@ pub enum Error {
         /// The directory that was given.
         path: PathBuf,
     },
-    /// The latest snapshot, or a pinned one, was to be removed.
-    #[error("the database {path} could not be checked: {detail}", path = path.display())]
+    /// An `SQLite` database is not sound, or can't be checked.
+    #[error("the database {path} is not sound, or can't be checked: {detail}", path = path.display())]
     Database {
         /// The database file.
         path: PathBuf,

@@ -113,6 +113,7 @@ pub struct Intent {
 
 /// How a rollback ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Every path is as it was at the recovery point.
     Verified,

@@ -68,7 +68,7 @@ impl StorePath {
 
     /// How many directories stand above it.
     pub(crate) fn depth(&self) -> usize {
-        self.0.iter().filter(|byte| **byte == b'/').count()
+        self.0.split(|byte| *byte == b'/').count() - 1
     }
 }
 

@@ -43,7 +43,7 @@ pub struct VerifyError {
 }
 
 impl VerifyError {
-    fn new(path: impl ToString, kind: FaultKind, detail: impl Into<String>) -> Self {
+    fn new(path: &dyn std::fmt::Display, kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { path: path.to_string(), kind, detail: detail.into() }
     }
 }
@@ -80,7 +80,7 @@ impl SnapshotManager {
         let state = match self.state_from_log(resolved.lsn) {
             Ok(state) => state,
             Err(error) => {
-                errors.push(VerifyError::new("", FaultKind::Metadata, error.to_string()));
+                errors.push(VerifyError::new(&"", FaultKind::Metadata, error.to_string()));
                 inner.catalogue.state_at(resolved.lsn)?
             }
         };
@@ -90,12 +90,12 @@ impl SnapshotManager {
             Ok(_) => {
                 let detail =
                     format!("the catalogue differs from the log: run `estop snapshot rebuild {}`", self.store.name());
-                errors.push(VerifyError::new("", FaultKind::Metadata, detail));
+                errors.push(VerifyError::new(&"", FaultKind::Metadata, detail));
             }
-            Err(error) => errors.push(VerifyError::new("", FaultKind::Metadata, error.to_string())),
+            Err(error) => errors.push(VerifyError::new(&"", FaultKind::Metadata, error.to_string())),
         }
         if resolved.snapshot.as_ref().is_some_and(|snapshot| snapshot.checksum != state.checksum()) {
-            errors.push(VerifyError::new("", FaultKind::Metadata, "the state does not match the snapshot's checksum"));
+            errors.push(VerifyError::new(&"", FaultKind::Metadata, "the state does not match the snapshot's checksum"));
         }
         drop(inner);
         let (files_checked, bytes_checked) = self.check_contents(&state, &mut errors, progress);
@@ -260,7 +260,8 @@ pub fn sqlite_integrity(path: &Path) -> Result<()> {
         PathBuf::from(name)
     };
     let pending = ["-wal", "-journal"].map(|suffix| (suffix, beside(path, suffix)));
-    let pending: Vec<_> = pending.into_iter().filter(|(_, file)| file.metadata().is_ok_and(|it| it.len() > 0)).collect();
+    let pending: Vec<_> =
+        pending.into_iter().filter(|(_, file)| file.metadata().is_ok_and(|it| it.len() > 0)).collect();
     if pending.is_empty() {
         return check_database(path, path, "immutable=1");
     }

@@ -102,7 +102,10 @@ fn strace_works() -> bool {
 }
 
 /// Kills `action` at every call worth it, each time in a place of its own, and lets `check` look at what is left.
-fn kill_everywhere<T>(prepare: impl Fn(&Place) -> (String, T) + Sync, check: impl Fn(&Place, &T, &str) + Sync) -> usize {
+fn kill_everywhere<T>(
+    prepare: impl Fn(&Place) -> (String, T) + Sync,
+    check: impl Fn(&Place, &T, &str) + Sync,
+) -> usize {
     if !strace_works() {
         return 0;
     }

@@ -69,7 +69,7 @@ fn a_snapshot_has_the_fields_that_scripts_rely_on() {
     assert_eq!(json["checksum"].as_str().unwrap().len(), 64);
     assert!(json["seconds"].is_f64() && json["frozen_seconds"].is_f64());
     assert!(json["created"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(manager.list().unwrap(), [made.clone()]);
+    assert_eq!(manager.list().unwrap(), std::slice::from_ref(&made));
     assert_eq!(manager.show(&made.id.as_str()[..5]).unwrap(), made);
     assert!(!manager.pin(made.id.as_str(), false).unwrap().pinned);
     assert!(!manager.show(made.id.as_str()).unwrap().pinned);
@@ -89,7 +89,10 @@ fn a_snapshot_has_the_fields_that_scripts_rely_on() {
     assert!(json["open_by"].is_array() && json["verified"].as_bool().unwrap() && json["seconds"].is_f64());
     assert!(json["safety_snapshot"].is_string() && json["undo_command"].is_string() && json["store"] == "kb");
     let json = serde_json::to_value(manager.verify(&to(&made), &Silent).unwrap()).unwrap();
-    assert_eq!((json["ok"].as_bool(), json["files_checked"].as_u64(), json["bytes_checked"].as_u64()), (Some(true), Some(2), Some(8)));
+    assert_eq!(
+        (json["ok"].as_bool(), json["files_checked"].as_u64(), json["bytes_checked"].as_u64()),
+        (Some(true), Some(2), Some(8))
+    );
     assert!(json["id"].is_string() && json["errors"].as_array().unwrap().is_empty());
 }
 
@@ -183,7 +186,8 @@ fn a_dry_run_tells_all_and_changes_nothing() {
     assert_eq!((place.look(), manager.lsn()), (wrecked, lsn));
     request.dry_run = false;
     let done = manager.rollback(&request, &NoWriters, &Silent).unwrap();
-    let numbers = |report: &estop_integrity::RollbackReport| (report.restored, report.removed, report.unchanged, report.bytes);
+    let numbers =
+        |report: &estop_integrity::RollbackReport| (report.restored, report.removed, report.unchanged, report.bytes);
     assert_eq!(numbers(&told), numbers(&done));
 }
 

@@ -193,10 +193,14 @@ fn failed(action: &'static str, path: &Path, store: &str, source: rusqlite::Erro
             matches!(failure.code, DatabaseCorrupt | NotADatabase | TypeMismatch)
                 || text.as_ref().is_some_and(|text| text.contains("no such") || text.contains("malformed"))
         }
-        rusqlite::Error::SqlInputError { .. } => true,
-        rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..) => true,
-        rusqlite::Error::IntegralValueOutOfRange(..) | rusqlite::Error::QueryReturnedNoRows => true,
-        _ => false,
+        error => matches!(
+            error,
+            rusqlite::Error::SqlInputError { .. }
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::QueryReturnedNoRows
+        ),
     };
     if damaged {
         Error::CatalogueDamaged { path: path.to_owned(), store: store.to_owned(), detail: source.to_string() }

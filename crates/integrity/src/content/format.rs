@@ -13,12 +13,14 @@ use super::ContentId;
 
 pub(super) const HEADER_BYTES: u64 = 32;
 pub(super) const ENTRY_BYTES: u64 = 64;
+pub(super) type PackHeader = [u8; 32];
+pub(super) type EntryHeader = [u8; 64];
 const VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"ESTOPPAK";
 const ENTRY_MAGIC: &[u8; 4] = b"ENTY";
 const COMPRESSED: u32 = 1;
 
-pub(super) fn pack_header(number: u32) -> [u8; 32] {
+pub(super) fn pack_header(number: u32) -> PackHeader {
     let mut header = [0; 32];
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -29,7 +31,7 @@ pub(super) fn pack_header(number: u32) -> [u8; 32] {
 }
 
 /// Says why `header` is not that of pack `number`; nothing if it is.
-pub(super) fn refuse_header(header: &[u8; 32], number: u32) -> Option<String> {
+pub(super) fn refuse_header(header: &PackHeader, number: u32) -> Option<String> {
     if &header[..8] != MAGIC || blake3::hash(&header[..16]).as_bytes()[..16] != header[16..] {
         return Some("its header is damaged".to_owned());
     }
@@ -49,7 +51,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn encode(&self, number: u32, offset: u64) -> [u8; 64] {
+    pub(super) fn encode(&self, number: u32, offset: u64) -> EntryHeader {
         let mut bytes = [0; 64];
         bytes[..4].copy_from_slice(ENTRY_MAGIC);
         bytes[4..8].copy_from_slice(&(if self.compressed { COMPRESSED } else { 0 }).to_le_bytes());
@@ -61,7 +63,7 @@ impl Entry {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; 64], number: u32, offset: u64) -> Option<Self> {
+    pub(super) fn decode(bytes: &EntryHeader, number: u32, offset: u64) -> Option<Self> {
         let whole = &bytes[..4] == ENTRY_MAGIC && check(bytes, number, offset) == bytes[56..];
         let (flags, rest) = bytes[4..].split_first_chunk::<4>()?;
         let (size, rest) = rest.split_first_chunk::<8>()?;
@@ -77,7 +79,7 @@ impl Entry {
     }
 }
 
-fn check(bytes: &[u8; 64], number: u32, offset: u64) -> [u8; 8] {
+fn check(bytes: &EntryHeader, number: u32, offset: u64) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes[..56]);
     hasher.update(&number.to_le_bytes());

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::format::{ENTRY_BYTES, Entry, HEADER_BYTES, pack_header, refuse_header};
+use super::format::{ENTRY_BYTES, Entry, HEADER_BYTES, PackHeader, pack_header, refuse_header};
 use super::{Location, Mark};
 use crate::error::Context as _;
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ pub(super) fn number(name: &str) -> Option<u32> {
 pub(super) fn open(dir: &Path, number: u32) -> Result<(File, PathBuf)> {
     let path = dir.join(name(number));
     let file = File::open(&path).context("open", &path)?;
-    let mut header = [0; HEADER_BYTES as usize];
+    let mut header: PackHeader = [0; _];
     let refusal = match file.read_exact_at(&mut header, 0) {
         Ok(()) => refuse_header(&header, number),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Some("it is cut short".to_owned()),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 
-use super::format::{ENTRY_BYTES, Entry, HEADER_BYTES};
+use super::format::{ENTRY_BYTES, Entry, EntryHeader, HEADER_BYTES};
 use super::{ContentId, Location, Mark, Packs, pack};
 use crate::error::Context as _;
 use crate::{Error, Result};
@@ -35,7 +35,7 @@ impl Packs {
         }
         let (file, path) = pack::open(&self.dir, location.pack)?;
         let damaged = |detail: String| Error::ContentDamaged { id: *id, pack: path.clone(), detail };
-        let mut header = [0; ENTRY_BYTES as usize];
+        let mut header: EntryHeader = [0; _];
         file.read_exact_at(&mut header, location.offset).map_err(|error| damaged(error.to_string()))?;
         let entry = Entry::decode(&header, location.pack, location.offset)
             .filter(|entry| entry.id == *id)
@@ -51,7 +51,7 @@ impl Packs {
     /// How many bytes the entry at `location` takes in its pack; 0 if it can't be read.
     pub(super) fn stored_bytes(&self, location: Location) -> Result<u64> {
         let (file, _) = pack::open(&self.dir, location.pack)?;
-        let mut header = [0; ENTRY_BYTES as usize];
+        let mut header: EntryHeader = [0; _];
         let entry = match file.read_exact_at(&mut header, location.offset) {
             Ok(()) => Entry::decode(&header, location.pack, location.offset),
             Err(_) => None,
@@ -86,7 +86,7 @@ impl Packs {
         let end = end.unwrap_or(length);
         let mut offset = start.max(HEADER_BYTES);
         while offset < end {
-            let mut header = [0; ENTRY_BYTES as usize];
+            let mut header: EntryHeader = [0; _];
             let entry = match file.read_exact_at(&mut header, offset) {
                 Ok(()) => Entry::decode(&header, number, offset),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,

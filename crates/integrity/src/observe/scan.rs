@@ -54,7 +54,7 @@ impl Observer for Scan {
         }
         changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
         if raced {
-            changes = without_orphans(known, changes);
+            changes = without_orphans(known, &changes);
         }
         Ok(Observation { changes, skipped, unstable, coverage: Coverage::FullScan })
     }
@@ -107,7 +107,7 @@ fn compare<'a>(
 }
 
 /// Leaves out what is in directories that vanished while the tree was looked at: no state holds a file without its directory.
-fn without_orphans(known: &State, changes: Vec<Change>) -> Vec<Change> {
+fn without_orphans(known: &State, changes: &[Change]) -> Vec<Change> {
     let mut state = known.clone();
     state.apply(changes.iter().cloned());
     // Directories stand before what is in them, so that one pass finds all.

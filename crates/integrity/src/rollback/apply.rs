@@ -1,5 +1,6 @@
 //! Preparing new files in the vault, and moving them into the store.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::plan::{Plan, Put};
@@ -66,7 +67,11 @@ impl<'a> Workshop<'a> {
             }
             progress.report(Phase::Staging, number as u64 + 1, plan.puts.len() as u64);
         }
-        vault.sync().context("synchronise", self.store.vault())?;
+        let staged: Vec<_> = (0..plan.puts.len()).map(|number| self.staged(number)).collect();
+        let place = format!("staging/{}", self.number);
+        let directories = [place.as_bytes(), b"staging", b"trash"];
+        let all = staged.iter().map(StorePath::as_bytes).chain(directories).collect();
+        vault.sync(&all).context("synchronise", self.store.vault())?;
         Ok(failures)
     }
 
@@ -100,7 +105,9 @@ impl<'a> Workshop<'a> {
         for (path, meta) in plan.dressings.iter().chain(&plan.directory_metas) {
             note(path, materials.dress(tree, path, meta));
         }
-        tree.sync().context("synchronise", self.store.path())?;
+        tree.sync(&touched(plan)).context("synchronise", self.store.path())?;
+        let trash = format!("trash/{}", self.number);
+        self.store.vault_tree().sync(&BTreeSet::from([trash.as_bytes()])).context("synchronise", self.store.vault())?;
         Ok(failures)
     }
 
@@ -150,6 +157,13 @@ impl<'a> Workshop<'a> {
         }
         clear_staging(self.store)
     }
+}
+
+/// Every directory in which something is done, and every file that gets other metadata where it is.
+fn touched(plan: &Plan) -> BTreeSet<&[u8]> {
+    let names = plan.puts.iter().map(|put| &put.path).chain(&plan.directories).chain(&plan.removals);
+    let dressed = plan.dressings.iter().chain(&plan.directory_metas).map(|(path, _)| path.as_bytes());
+    names.map(|path| path.split().0).chain(dressed).collect()
 }
 
 /// Directories whose own mode forbids changing them are opened to their owner; their mode is set again at the end.

@@ -55,16 +55,7 @@ pub struct Recovered {
     /// The snapshot that undoes it.
     pub safety_snapshot: SnapshotId,
     /// How it ended.
-    #[serde(serialize_with = "outcome_name")]
     pub outcome: Outcome,
     /// What is not as it should be.
     pub errors: Vec<VerifyError>,
-}
-
-fn outcome_name<S: serde::Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match outcome {
-        Outcome::Verified => "verified",
-        Outcome::Differs => "differs",
-        Outcome::Abandoned => "abandoned",
-    })
 }

@@ -62,15 +62,12 @@ impl SnapshotManager {
     ) -> Result<SnapshotDiff> {
         let mut inner = self.inner();
         let from_lsn = self.resolve(&inner, from)?.lsn;
-        let (to_lsn, changes) = match to {
-            Some(point) => {
-                let to_lsn = self.resolve(&inner, point)?.lsn;
-                (Some(to_lsn), inner.catalogue.changes_between(from_lsn, to_lsn)?)
-            }
-            None => {
-                let live = self.live_state(&mut inner, progress)?;
-                (None, changes(&inner.catalogue.state_at(from_lsn)?, &live))
-            }
+        let (to_lsn, changes) = if let Some(point) = to {
+            let to_lsn = self.resolve(&inner, point)?.lsn;
+            (Some(to_lsn), inner.catalogue.changes_between(from_lsn, to_lsn)?)
+        } else {
+            let live = self.live_state(&mut inner, progress)?;
+            (None, changes(&inner.catalogue.state_at(from_lsn)?, &live))
         };
         let differences: Vec<_> = changes.iter().filter(|change| change.is_notable()).map(difference).collect();
         let count =

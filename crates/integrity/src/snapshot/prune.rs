@@ -13,7 +13,7 @@ use crate::error::Context as _;
 use crate::log::Record;
 
 /// What a rollback moved aside is kept this long.
-const TRASH_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+const TRASH_KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// Which snapshots to keep. One is kept if any rule keeps it; the latest and pinned ones always are. Hours, days, weeks (from Monday)
 /// and months are those of UTC; the latest snapshot of each counts.

@@ -10,6 +10,7 @@ use crate::content::HashOnly;
 use crate::error::Context as _;
 use crate::log::Lsn;
 use crate::observe::{Observer as _, Scan};
+use crate::path::StorePath;
 use crate::place::{Materials, full};
 use crate::platform::{Privileges, Tree};
 use crate::progress::{Phase, Progress};
@@ -74,7 +75,9 @@ impl SnapshotManager {
         }
         let privileges = Privileges::from(privileges);
         fill(&tree, &state, &Materials { packs: &self.packs, privileges }, progress)?;
-        tree.sync().context("synchronise", target)?;
+        let root: &[u8] = &[];
+        let all = state.0.keys().map(StorePath::as_bytes).chain([root]).collect();
+        tree.sync(&all).context("synchronise", target)?;
         let found = Scan.observe(&tree, &State::default(), &HashOnly, progress)?;
         let mut there = State::default();
         there.apply(found.changes);

@@ -1,6 +1,7 @@
 //! A directory tree, reached by descriptor only: whatever a hostile program plants in it, no symbolic link and no mount
 //! leads out of it.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -19,6 +20,9 @@ use crate::state::FileTime;
 
 /// `openat2` answers EAGAIN when a rename elsewhere kept it from proving that a path stays inside: try again so often.
 const RACE_TRIES: usize = 64;
+
+/// Up to so many files are synchronised one by one.
+const FEW: usize = 1_000;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,9 +238,23 @@ impl Tree {
         Ok(rustix::fs::chmod(name, Mode::from_raw_mode(stat.mode | 0o700))?)
     }
 
-    /// Makes everything written to its filesystem durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        Ok(syncfs(&self.root)?)
+    /// Makes what was written to these files and directories (by their bytes; empty: the root) durable. If they are many, everything
+    /// on the filesystem is: that is faster, unless other programs have written much.
+    pub(crate) fn sync(&self, paths: &BTreeSet<&[u8]>) -> io::Result<()> {
+        if paths.len() > FEW {
+            return Ok(syncfs(&self.root)?);
+        }
+        for path in paths {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+            match self.open_beneath(path, flags) {
+                Ok(opened) => rustix::fs::fsync(&opened)?,
+                // A symbolic link is made durable with its directory; what is gone needs no more.
+                Err(error) if is_absent(&error) => {}
+                // Its owner may not read it: only the whole filesystem can be synchronised then.
+                Err(_) => return Ok(syncfs(&self.root)?),
+            }
+        }
+        Ok(())
     }
 }
 
