@@ -20,16 +20,13 @@ pub(crate) use codec::{RESERVED, write_id};
 /// The largest value in bytes. Twenty of them, in base64, fit below Vault's limit for an entry (1 MiB).
 pub const MAX_VALUE_BYTES: usize = 32 * 1024;
 
-/// How far a rotation has come. Each step is durable before the next one is begun.
+/// How far a rotation has come: the two states from which the next call has something different to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// The new value is made and stored as pending.
+    /// The new value is made and stored as pending. It may have been set and tested too; as nobody can tell how long ago,
+    /// and whether it was being taken back, both are done again, so that noting them would decide nothing.
     Created,
-    /// The service that checks the secret accepts the new value.
-    Set,
-    /// The new value was used and works.
-    Tested,
     /// The new value is the current one; subscribers are yet to be told and the old value to be revoked.
     Promoted,
 }
@@ -180,17 +177,6 @@ impl Document {
             started: now,
         });
         Ok(version)
-    }
-
-    /// Notes that `step` of the rotation `id` is done. `false` if that was noted already.
-    ///
-    /// # Errors
-    /// [`StoreError::Overtaken`] if that rotation is no longer in course.
-    pub(crate) fn advance(&mut self, id: Uuid, step: Step) -> Result<bool, StoreError> {
-        let rotation = self.own(id)?;
-        let news = rotation.step < step;
-        rotation.step = rotation.step.max(step);
-        Ok(news)
     }
 
     /// Makes the pending version of rotation `id` the current one; the one before stays valid until `valid_until`.

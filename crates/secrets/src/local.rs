@@ -10,7 +10,7 @@
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +32,9 @@ pub use key::{KEY_VARIABLE, KeySource};
 
 /// How long a writer waits for another process's write.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writers of one secret wait for each other; those of different ones rarely, as the secrets share so many locks.
+const STRIPES: usize = 64;
 
 /// The ending of a secret's file.
 const EXTENSION: &str = "secret";
@@ -68,6 +71,8 @@ struct Inner {
     dir: PathBuf,
     keys: Keys,
     kept_versions: usize,
+    /// One for each lock file: within the process nobody needs to wait by trying.
+    turns: [Mutex<()>; STRIPES],
 }
 
 impl EmbeddedStore {
@@ -81,13 +86,20 @@ impl EmbeddedStore {
     pub fn open(options: Options) -> Result<Self, StoreError> {
         let Options { dir, key, kept_versions } = options;
         replace::create_dir(&dir, 0o700).map_err(|error| from_durable("create", &dir, error))?;
-        let _lock = lock(&dir)?;
+        let _lock = lock(&dir.join("lock"))?;
         let files = secret_files(&dir)?;
         let keys = Keys::derive(&key.obtain(files.is_empty())?);
         for path in &files {
             keys.check(path)?;
         }
-        Ok(Self { inner: Arc::new(Inner { dir, keys, kept_versions: kept_versions.max(2) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                dir,
+                keys,
+                kept_versions: kept_versions.max(2),
+                turns: [const { Mutex::new(()) }; STRIPES],
+            }),
+        })
     }
 
     /// Runs `work`, which waits for files, where waiting is allowed.
@@ -114,6 +126,15 @@ impl Inner {
         self.dir.join(self.keys.file_name(name)).with_extension(EXTENSION)
     }
 
+    /// Keeps other writers of the file at `path` out, in this process and in others.
+    fn turn(&self, path: &Path) -> Result<(MutexGuard<'_, ()>, Lock), StoreError> {
+        // File names are hexadecimal digits of a hash, so that two of them spread the secrets evenly.
+        let digits = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.get(..2));
+        let stripe = digits.and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or_default() % STRIPES;
+        let turn = self.turns[stripe].lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((turn, lock(&self.dir.join(format!("lock-{stripe:02}")))?))
+    }
+
     fn load(&self, name: &SecretName) -> Result<Option<Document>, StoreError> {
         let path = self.path(name);
         let Some(opened) = self.keys.read(&path)? else { return Ok(None) };
@@ -128,7 +149,7 @@ impl Inner {
     fn store(&self, document: &Document) -> Result<u64, StoreError> {
         let name = document.name();
         let path = self.path(name);
-        let _lock = lock(&self.dir)?;
+        let _turn = self.turn(&path)?;
         // A file that can't be opened is an error here too, so that nothing damaged is ever overwritten.
         let found = self.keys.read(&path)?.map_or(0, |opened| opened.revision);
         if found != document.revision() {
@@ -154,7 +175,7 @@ impl Inner {
 
     fn delete(&self, name: &SecretName) -> Result<(), StoreError> {
         let path = self.path(name);
-        let _lock = lock(&self.dir)?;
+        let _turn = self.turn(&path)?;
         match fs::remove_file(&path) {
             Ok(()) => replace::sync_dir(&self.dir).map_err(|error| from_durable("synchronise", &self.dir, error)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(not_found(name, None)),
@@ -198,10 +219,8 @@ impl SecretStore for EmbeddedStore {
     }
 }
 
-/// Keeps other writers out, in this process and in others.
-fn lock(dir: &Path) -> Result<Lock, StoreError> {
-    let path = dir.join("lock");
-    Lock::acquire(&path, LOCK_TIMEOUT).map_err(|error| from_durable("lock", &path, error))
+fn lock(path: &Path) -> Result<Lock, StoreError> {
+    Lock::acquire(path, LOCK_TIMEOUT).map_err(|error| from_durable("lock", path, error))
 }
 
 fn secret_files(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {

@@ -1,7 +1,7 @@
-//! Rotation: create → set → test → finish, durable at each step, for one secret or many at once.
+//! Rotation: create → set → test → finish, for one secret or many at once.
 //!
 //! The state of a rotation stands in the secret's own document and moves by compare-and-set. A crash, a lost answer or a
-//! second host therefore finds one of a few states, and the next call goes on from it: with the same pending version
+//! second host therefore finds one of few states, and the next call goes on from it: with the same pending version
 //! where there is one, so that two rotators that race end with one winner, and both report it.
 //!
 //! The new version is tested before it is promoted, and until then the old one is in force, whatever fails.

@@ -228,20 +228,8 @@ impl<'a> Run<'a> {
         let context = self.context(rotation.id);
         // Both also if they were done before an interruption: that may be long ago, or was being taken back.
         self.limited("set", self.plan.kind.set(&context, new, old.as_ref())).await?;
-        self.advance(rotation.id, Step::Set).await?;
         self.limited("test", self.plan.kind.test(&context, new)).await?;
-        self.advance(rotation.id, Step::Tested).await?;
         self.promote(rotation.id).await
-    }
-
-    async fn advance(&self, id: Uuid, step: Step) -> Result<(), Failure> {
-        let noted = update(&*self.rotator.store, &self.plan.name, |document| {
-            if document.has_promoted(id) {
-                return Ok(Change::Keep(()));
-            }
-            Ok(if document.advance(id, step)? { Change::Write(()) } else { Change::Keep(()) })
-        });
-        Ok(noted.await?)
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), Failure> {
