@@ -1,0 +1,142 @@
+//! What the host offers for containing, limiting and watching a job.
+
+use std::path::Path;
+
+use estop_watchdog::JobObjectManager;
+use estop_watchdog::job::linux::Host;
+use estop_watchdog::job::{Containment, Enforced, JobSpec, Limits, Program, Tier};
+use estop_watchdog::ladder::Thresholds;
+
+use super::Check;
+use crate::config;
+use crate::site::Site;
+
+/// The tier that jobs here are of, and what it depends on.
+pub(super) fn checks(site: &Site) -> (Tier, Vec<Check>) {
+    let host = Host::probe();
+    let tier = host.tier();
+    let mut checks = vec![kernel(), tier_check(&host, site), cgroup(&host), namespaces(&host), user_namespaces(), landlock(&host)];
+    checks.extend(limits(site));
+    checks.push(pressure());
+    if let Ok(root) = &host.cgroup_root {
+        // The look made it, if it was not there. The kernel refuses where there are jobs below.
+        let _ = std::fs::remove_dir(root);
+    }
+    (tier, checks)
+}
+
+fn kernel() -> Check {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Check::ok("kernel", format!("Linux {}", release.trim()))
+}
+
+fn tier_check(host: &Host, site: &Site) -> Check {
+    let tier = host.tier();
+    let wanting: Vec<&str> = site
+        .config
+        .workloads
+        .iter()
+        .filter(|(_, workload)| workload.require_tier.is_some_and(|required| tier < tier_of(required)))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let way_up = if host.root {
+        "mount a cgroup v2: `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+    } else {
+        "have a cgroup delegated: `systemd-run --user --scope -p Delegate=yes estop …`, or run estop as root"
+    };
+    if !wanting.is_empty() {
+        return Check::broken("tier", format!("{tier}, which is less than {} require", wanting.join(", ")), way_up);
+    }
+    match tier {
+        Tier::Kernel => Check::ok("tier", "kernel: the kernel ends a job's whole tree"),
+        Tier::Namespace => Check::lacking("tier", "namespace: a job ends with the init of its PID namespace", way_up),
+        Tier::Tracked => Check::lacking("tier", "tracked: jobs are followed by lineage, at best effort", way_up),
+    }
+}
+
+fn tier_of(tier: config::Tier) -> Tier {
+    match tier {
+        config::Tier::Tracked => Tier::Tracked,
+        config::Tier::Namespace => Tier::Namespace,
+        config::Tier::Kernel => Tier::Kernel,
+    }
+}
+
+fn cgroup(host: &Host) -> Check {
+    match &host.cgroup_root {
+        Ok(root) => Check::ok("cgroup", format!("jobs get theirs below {}", root.display())),
+        Err(why) => Check::lacking("cgroup", why.clone(), "see `tier`"),
+    }
+}
+
+fn namespaces(host: &Host) -> Check {
+    match &host.namespaces {
+        Ok(()) if host.root => Check::ok("namespaces", "PID and mount namespaces"),
+        Ok(()) => Check::ok("namespaces", "PID and mount namespaces, through a user namespace"),
+        Err(why) => Check::lacking(
+            "namespaces",
+            format!("{why}: a job does not end with its guardian, and a workload under estop's own user sees estop's state"),
+            "run estop as root, or allow user namespaces: `sysctl kernel.unprivileged_userns_clone=1`, or what the distribution has instead",
+        ),
+    }
+}
+
+fn user_namespaces() -> Check {
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match most {
+        Some(0) => Check::lacking("user-namespaces", "switched off", "`sysctl user.max_user_namespaces=10000`"),
+        Some(most) => Check::ok("user-namespaces", format!("up to {most}")),
+        None => Check::lacking("user-namespaces", "the kernel has none", "only root can have namespaces here"),
+    }
+}
+
+fn landlock(host: &Host) -> Check {
+    match host.landlock {
+        0 => Check::lacking("landlock", "the kernel has none", "boot with `lsm=landlock,…`: it keeps a job from leaving its cgroup"),
+        version => Check::ok("landlock", format!("version {version}")),
+    }
+}
+
+/// Makes an empty job with all limits, which says what the kernel enforces, and takes it away again.
+fn limits(site: &Site) -> Vec<Check> {
+    let spec = JobSpec {
+        name: "doctor".to_owned(),
+        id: uuid::Uuid::now_v7().to_string(),
+        instance: site.instance(),
+        program: Program {
+            argv: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            user: None,
+            process_group: None,
+            ignored_signals: Vec::new(),
+        },
+        limits: Limits { memory_max: Some(1 << 30), cpu_max: Some(1.0), pids_max: Some(16), time_max: None },
+        containment: Containment::default(),
+        secrets_dir: None,
+    };
+    let job = match JobObjectManager::create(spec, Thresholds::default()) {
+        Ok(job) => job,
+        Err(error) => return vec![Check::broken("job", error.to_string(), "see the checks above")],
+    };
+    let Enforced { memory, cpu, pids } = job.job().enforced();
+    job.release();
+    let check = |name: &str, enforced: bool, watched: &str| {
+        if enforced {
+            return Check::ok(name, "enforced by the kernel");
+        }
+        Check::lacking(name, watched, format!("have the controller `{}` delegated, or run estop as root", name.trim_end_matches("-limit")))
+    };
+    vec![
+        check("memory-limit", memory, "watched by the guardian, which stops the job when it is passed"),
+        check("pids-limit", pids, "watched by the guardian, which stops the job when it is passed"),
+        check("cpu-limit", cpu, "watched by the guardian, which stops the job when it is passed"),
+    ]
+}
+
+fn pressure() -> Check {
+    if Path::new("/proc/pressure/memory").exists() {
+        return Check::ok("pressure", "the kernel tells of pressure (PSI)");
+    }
+    Check::lacking("pressure", "the kernel does not tell of pressure (PSI); estop samples", "boot with `psi=1`")
+}
