@@ -201,6 +201,12 @@ pub enum Error {
         /// The reason.
         detail: String,
     },
+    /// A rollback could not be ended, so the store may be between two states.
+    #[error("a rollback of {store} was interrupted: close the store and open it again, which ends it")]
+    Interrupted {
+        /// The store's name.
+        store: String,
+    },
     /// Without a safety snapshot there is no rollback.
     #[error("nothing was rolled back, because the safety snapshot failed: {source}")]
     SafetySnapshot {

@@ -14,7 +14,7 @@ pub enum Phase {
     Checking,
 }
 
-/// Is told how far an operation is. Calls may come from several threads.
+/// Is told how far an operation is. Calls may come from several threads; they must not call the manager that makes them.
 pub trait Progress: Sync {
     /// `done` of `total` items of `phase` are done.
     fn report(&self, phase: Phase, done: u64, total: u64);

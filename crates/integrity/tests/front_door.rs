@@ -414,6 +414,51 @@ fn nothing_is_rolled_back_under_a_living_writer_unless_somebody_insists() {
     assert_eq!(fs::read(place.kb().join("note")).unwrap(), b"good");
 }
 
+/// A program that writes something in the very last moment before it stands still.
+struct LastMoment(std::path::PathBuf);
+
+impl Writers for LastMoment {
+    fn freeze(&self) -> Result<Frozen, String> {
+        fs::write(self.0.join("note"), "the last word").unwrap();
+        fs::write(self.0.join("new"), "as well").unwrap();
+        fs::remove_file(self.0.join("gone")).unwrap();
+        Ok(Frozen::new(vec!["agent".to_owned()], ()))
+    }
+
+    fn alive(&self) -> Result<Vec<Writer>, String> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_snapshot_holds_the_moment_in_which_its_writers_stood_still() {
+    let place = Place::new();
+    place.write("gone", "x");
+    let manager = place.open();
+    snapshot(&manager);
+    place.write("note", "a first word");
+    let made = manager.create(&NewSnapshot::default(), &LastMoment(place.kb()), &Silent).unwrap();
+    assert_eq!((made.files, made.changed_files, made.bytes), (2, 3, 20));
+    let live = manager.verify_live(&to(&made), &Silent).unwrap();
+    assert!(live.ok, "{:?}", live.errors);
+    assert!(manager.verify(&to(&made), &Silent).unwrap().ok);
+}
+
+#[test]
+fn the_status_counts_what_changed_since() {
+    let place = Place::new();
+    place.write("a", "1");
+    place.write("b", "22");
+    let manager = place.open();
+    let status = manager.status(&Silent).unwrap();
+    assert_eq!((status.files, status.dirty_files, status.last_snapshot), (0, 2, None));
+    let made = snapshot(&manager);
+    place.write("b", "33");
+    let status = manager.status(&Silent).unwrap();
+    assert_eq!((status.files, status.bytes, status.dirty_files), (2, 3, 1));
+    assert_eq!((status.lsn, status.last_snapshot), (made.lsn, Some(made.id)));
+}
+
 #[test]
 fn a_snapshot_says_whether_its_writers_stood_still() {
     let place = Place::new();

@@ -11,8 +11,7 @@ mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -57,21 +56,21 @@ pub struct Mark {
     pub length: u64,
 }
 
-/// Takes the content of files; gives its name and length in bytes.
+/// Takes content, of the file at `path`; gives its name and length in bytes.
 pub(crate) trait Sink: Sync {
-    fn take(&self, file: &mut File, path: &Path) -> Result<(ContentId, u64)>;
+    fn take(&self, source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)>;
 }
 
 /// Only hashes: for comparing with what is stored.
 pub(crate) struct HashOnly;
 
 impl Sink for HashOnly {
-    fn take(&self, file: &mut File, path: &Path) -> Result<(ContentId, u64)> {
+    fn take(&self, source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 256 * 1024];
         let mut size = 0;
         loop {
-            let read = file.read(&mut buffer).context("read", path)?;
+            let read = source.read(&mut buffer).context("read", path)?;
             if read == 0 {
                 return Ok((ContentId(*hasher.finalize().as_bytes()), size));
             }

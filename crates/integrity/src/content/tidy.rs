@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::format::HEADER_BYTES;
 use super::{ContentId, Location, Mark, Packs, Sink as _, pack};
 use crate::error::Context as _;
 use crate::{Error, Result};
@@ -39,20 +40,23 @@ impl Packs {
             }
         }
         let current = self.sync()?.pack;
+        // All is decided before anything is copied: a copy makes the pack it goes to longer.
+        let mut sparse = Vec::new();
         for number in self.numbers()? {
             let keep = kept.remove(&number).unwrap_or_default();
-            if number == current && !keep.is_empty() {
-                continue;
-            }
             let length = self.path(number).metadata().context("look at", &self.path(number))?.len();
-            if keep.is_empty() || (number != current && self.is_sparse(&keep, length)?) {
-                if number == current {
-                    self.leave(number)?;
-                }
-                if self.copy_out(&keep)? {
-                    emptied.moved += keep.len() as u64;
-                    emptied.numbers.push(number);
-                }
+            let is_new = number == current && length <= HEADER_BYTES;
+            if !is_new && self.is_sparse(&keep, length)? {
+                sparse.push((number, keep));
+            }
+        }
+        if sparse.iter().any(|(number, _)| *number == current) {
+            self.leave(current)?;
+        }
+        for (number, keep) in sparse {
+            if self.copy_out(&keep)? {
+                emptied.moved += keep.len() as u64;
+                emptied.numbers.push(number);
             }
         }
         Ok(emptied)
@@ -98,7 +102,8 @@ impl Packs {
         for (_, location) in keep {
             needed += self.stored_bytes(*location)?;
         }
-        Ok(needed.saturating_mul(100) < length.saturating_mul(WORTH_REWRITING_PERCENT))
+        Ok(needed.saturating_mul(100)
+            < length.saturating_sub(HEADER_BYTES).max(1).saturating_mul(WORTH_REWRITING_PERCENT))
     }
 
     /// Copies contents to the current pack; `false` if one of them can't be read.

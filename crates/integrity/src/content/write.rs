@@ -26,13 +26,13 @@ fn pays(plain: usize, compressed: usize) -> bool {
 }
 
 impl Sink for Packs {
-    fn take(&self, file: &mut File, path: &Path) -> Result<(ContentId, u64)> {
+    fn take(&self, source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)> {
         let mut start = Vec::new();
-        file.take(WHOLE_BYTES + 1).read_to_end(&mut start).context("read", path)?;
+        source.take(WHOLE_BYTES + 1).read_to_end(&mut start).context("read", path)?;
         if start.len() as u64 <= WHOLE_BYTES {
             return Ok((self.store(&start)?, start.len() as u64));
         }
-        self.stream(&start, file, path)
+        self.stream(&start, source, path)
     }
 }
 
@@ -60,13 +60,13 @@ impl Packs {
         Ok(id)
     }
 
-    /// Stores a long file: `start`, then the rest of `file`.
-    fn stream(&self, start: &[u8], file: &mut File, path: &Path) -> Result<(ContentId, u64)> {
+    /// Stores a long content: `start`, then the rest of `source`.
+    fn stream(&self, start: &[u8], source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)> {
         let sample = &start[..SAMPLE_BYTES.min(start.len())];
         let compress = zstd::bulk::compress(sample, LEVEL).is_ok_and(|bytes| pays(sample.len(), bytes.len()));
         let mut inner = self.inner();
         let streamed = match inner.writer(self) {
-            Ok(writer) => writer.stream(start, file, compress),
+            Ok(writer) => writer.stream(start, source, compress),
             Err(error) => return inner.poison(Err(error)),
         };
         match streamed {
@@ -127,9 +127,9 @@ enum Streaming {
 }
 
 impl Writer {
-    /// Writes `start` and the rest of `file` behind the place of the next entry's header, which is left for
+    /// Writes `start` and the rest of `source` behind the place of the next entry's header, which is left for
     /// [`Writer::finish`].
-    fn stream(&mut self, start: &[u8], file: &mut File, compress: bool) -> std::result::Result<Entry, Streaming> {
+    fn stream(&mut self, start: &[u8], source: &mut dyn Read, compress: bool) -> std::result::Result<Entry, Streaming> {
         self.dirty = true;
         let tail = Tail { file: &self.file, from: self.length + ENTRY_BYTES, at: 0 };
         let mut out = if compress {
@@ -143,7 +143,7 @@ impl Writer {
         out.write_all(start).map_err(Streaming::Writing)?;
         let mut buffer = vec![0; 1024 * 1024];
         loop {
-            let read = file.read(&mut buffer).map_err(Streaming::Reading)?;
+            let read = source.read(&mut buffer).map_err(Streaming::Reading)?;
             if read == 0 {
                 break;
             }

@@ -1,6 +1,6 @@
 //! Reading what changed, noticing if it changes meanwhile.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +42,8 @@ pub(super) enum Captured {
     },
     /// It is not there any more.
     Gone,
+    /// Something else is mounted on it.
+    Mount,
     /// It can't be read; this is how it looks.
     Unreadable(Stat),
 }
@@ -115,9 +117,11 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
             Ok(opened) => opened,
             Err(error) => return Ok(absent_or_unreadable(&error, walked)),
         };
-        let taken = read_attributes(&file)
-            .context("read the attributes of", tree.path())
-            .and_then(|attributes| Ok((attributes, sink.take(&mut file, tree.path())?)));
+        // No more than it has now: a file that grows as fast as it is read would never end.
+        let mut bounded = (&mut file).take(before.size);
+        let taken = sink.take(&mut bounded, tree.path());
+        let attributes = read_attributes(&file).context("read the attributes of", tree.path());
+        let taken = taken.and_then(|taken| Ok((attributes?, taken)));
         let (attributes, (content, size)) = match taken {
             Ok(taken) => taken,
             Err(Error::Io { action: "read" | "read the attributes of", source, .. }) => {
@@ -137,7 +141,8 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
 
 fn absent_or_unreadable(error: &io::Error, walked: &Walked) -> Captured {
     match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Captured::Gone,
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Captured::Gone,
+        Some(Errno::XDEV) => Captured::Mount,
         _ => Captured::Unreadable(walked.stat),
     }
 }

@@ -41,6 +41,7 @@ impl Observer for Scan {
             let path = item.walked.path.clone();
             match &captured {
                 Captured::Read { torn: true, .. } => unstable.add(path.clone()),
+                Captured::Mount => skipped.add(path.clone(), SkipReason::Mount),
                 Captured::Unreadable(stat) if stat.kind == NodeKind::File => {
                     skipped.add(path.clone(), SkipReason::Unreadable);
                 }
@@ -62,10 +63,10 @@ impl Observer for Scan {
 
 /// For each name, the first name of the hard links in this tree that are the same file.
 fn links(found: &[Walked]) -> Vec<Option<&StorePath>> {
-    let mut groups: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (at, walked) in found.iter().enumerate() {
         if walked.stat.kind == NodeKind::File && walked.stat.links > 1 {
-            groups.entry(walked.stat.inode).or_default().push(at);
+            groups.entry((walked.stat.device, walked.stat.inode)).or_default().push(at);
         }
     }
     let mut links = vec![None; found.len()];
@@ -144,7 +145,7 @@ fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>)
 
 fn version_of(item: &Differing<'_>, captured: Captured) -> Option<Version> {
     let (stat, attributes, content, size, unsure) = match captured {
-        Captured::Gone => return None,
+        Captured::Gone | Captured::Mount => return None,
         Captured::Read { stat, attributes, content, size, unsure, .. } => (stat, attributes, content, size, unsure),
         // What is not known keeps its last known value, so that nothing seems to have changed that may not have.
         Captured::Unreadable(stat) => {

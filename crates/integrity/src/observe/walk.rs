@@ -54,7 +54,8 @@ impl Walk {
                 self.skipped.add(path, SkipReason::Special);
                 continue;
             }
-            if listed.stat.device != tree.device() {
+            // A file of another device in a directory of this one is the doing of an overlay; a mount is told by opening it.
+            if listed.stat.kind == NodeKind::Directory && listed.stat.device != tree.device() {
                 self.blind(path, SkipReason::Mount);
                 continue;
             }

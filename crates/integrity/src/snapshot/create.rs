@@ -42,7 +42,7 @@ impl SnapshotManager {
     /// Makes a snapshot. Most of it is read while the writers run; they are frozen only for a last look.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Durable`] if something can't be read or written: then there is no snapshot. Writers that can't be
+    /// [`Error::Interrupted`] after a rollback that failed; [`Error::Io`] or [`Error::Durable`] if something can't be read or written: then there is no snapshot. Writers that can't be
     /// frozen are no error; the snapshot says so ([`KBSnapshot::freeze_error`]).
     pub fn create(&self, wanted: &NewSnapshot, writers: &dyn Writers, progress: &dyn Progress) -> Result<KBSnapshot> {
         self.create_within(&mut self.inner(), wanted, writers, progress)
@@ -56,6 +56,9 @@ impl SnapshotManager {
         progress: &dyn Progress,
     ) -> Result<KBSnapshot> {
         let started = Instant::now();
+        if inner.catalogue.facts.pending.is_some() {
+            return Err(Error::Interrupted { store: self.store.name().to_owned() });
+        }
         let (observation, stillness) = self.look(inner, writers, progress)?;
         let Observation { changes, skipped, unstable, coverage } = observation;
         let created = Timestamp::now();

@@ -86,11 +86,16 @@ impl SnapshotManager {
 
     /// The live store as it is, without noting it anywhere.
     pub(crate) fn live_state(&self, inner: &mut super::Inner, progress: &dyn Progress) -> Result<State> {
-        let super::Inner { state, observer, .. } = inner;
-        let observation = observer.observe(self.store.tree(), state, &HashOnly, progress)?;
-        let mut live = state.clone();
-        live.apply(observation.changes);
+        let changes = self.live_changes(inner, progress)?;
+        let mut live = inner.state.clone();
+        live.apply(changes);
         Ok(live)
+    }
+
+    /// How the live store differs from what is known, without noting it anywhere.
+    pub(crate) fn live_changes(&self, inner: &mut super::Inner, progress: &dyn Progress) -> Result<Vec<Change>> {
+        let super::Inner { state, observer, .. } = inner;
+        Ok(observer.observe(self.store.tree(), state, &HashOnly, progress)?.changes)
     }
 }
 

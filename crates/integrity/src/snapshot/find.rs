@@ -1,9 +1,33 @@
 //! Finding snapshots and recovery points.
 
-use super::{Details, Inner, KBSnapshot, SnapshotManager};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Details, Inner, KBSnapshot, SnapshotId, SnapshotManager};
 use crate::log::Lsn;
+use crate::progress::Progress;
 use crate::rollback::RecoveryPoint;
 use crate::{Error, Result};
+
+/// How a store stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    /// The store's name.
+    pub name: String,
+    /// The protected directory.
+    pub path: PathBuf,
+    /// The last LSN of its history.
+    pub lsn: Lsn,
+    /// Files and symbolic links, as last known.
+    pub files: u64,
+    /// Bytes of content, as last known.
+    pub bytes: u64,
+    /// The latest snapshot.
+    pub last_snapshot: Option<SnapshotId>,
+    /// Files that are now other than last known.
+    pub dirty_files: u64,
+}
 
 /// A recovery point that exists.
 #[derive(Clone, Debug)]
@@ -14,6 +38,25 @@ pub(crate) struct Resolved {
 }
 
 impl SnapshotManager {
+    /// How the store stands. It is looked at, which costs a scan, and nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::CatalogueDamaged`], [`Error::Io`].
+    pub fn status(&self, progress: &dyn Progress) -> Result<StoreStatus> {
+        let mut inner = self.inner();
+        let dirty = self.live_changes(&mut inner, progress)?;
+        let totals = inner.state.totals();
+        Ok(StoreStatus {
+            name: self.store.name().to_owned(),
+            path: self.store.path().to_owned(),
+            lsn: self.lsn(),
+            files: totals.files,
+            bytes: totals.bytes,
+            last_snapshot: inner.catalogue.snapshots()?.pop().map(|(_, details)| details.id),
+            dirty_files: dirty.iter().filter(|change| change.is_of_file() && change.is_notable()).count() as u64,
+        })
+    }
+
     /// Every snapshot, oldest first.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ use crate::{Error, Result};
 pub use create::NewSnapshot;
 pub(crate) use create::safety_failed;
 pub use diff::{Difference, SnapshotDiff};
+pub use find::StoreStatus;
 pub use prune::{PruneReport, Retention};
 pub use restore::RestoreReport;
 pub(crate) use types::SCHEMA_VERSION;
