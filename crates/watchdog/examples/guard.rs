@@ -51,6 +51,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         brain: None,
         on_brain_loss: OnBrainLoss::Stop,
         brain_loss_grace: Duration::ZERO,
+        stores: Vec::new(),
+        protects: Vec::new(),
         secret_files: Vec::new(),
         incident: uuid::Uuid::now_v7().to_string(),
     };

@@ -53,6 +53,8 @@ pub struct Request<'a> {
 pub struct Stopped {
     /// The stop of each job.
     pub jobs: Vec<StopReport>,
+    /// The stores that are to be put back after these stops.
+    pub protects: Vec<String>,
     /// Guardians that did not answer.
     pub unreachable: Vec<String>,
     /// Where jobs were looked for.
@@ -163,6 +165,18 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
 }
 
 fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
+    let protects = order.entry.as_ref().map(|entry| entry.protects.clone()).unwrap_or_default();
+    let before = stopped.jobs.len();
+    settle(&mut order, request, stopped);
+    if stopped.jobs.len() > before {
+        stopped.protects.extend(protects);
+        stopped.protects.sort_unstable();
+        stopped.protects.dedup();
+    }
+}
+
+/// Hears the guardian out, or ends the job without it.
+fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     let ended_by_itself = |answer: &Answer| matches!(answer, Answer::Refused(_));
     if let Some(client) = &mut order.client {
         let mut answer = client.receive(ACCEPT_WAIT.saturating_sub(order.sent.elapsed()));

@@ -97,6 +97,9 @@ impl Latch {
     /// # Errors
     /// As for [`Latch::read`].
     pub fn holds(&self, name: &str) -> Result<Option<Entry>> {
+        if !self.dir.is_dir() {
+            return Ok(None);
+        }
         if let Some(entry) = self.handle(None)?.read()? {
             return Ok(Some(entry));
         }
@@ -109,6 +112,9 @@ impl Latch {
     /// If a slot cannot be read or written; those before it are released.
     pub fn reset(&self, names: &[String]) -> Result<Vec<String>> {
         let mut released = Vec::new();
+        if !self.dir.is_dir() {
+            return Ok(released);
+        }
         let all = if names.is_empty() { self.names()? } else { names.to_vec() };
         for name in all {
             if self.path(Some(&name)).exists() && self.handle(Some(&name))?.release()? {
@@ -119,6 +125,19 @@ impl Latch {
             released.push(ALL.to_owned());
         }
         Ok(released)
+    }
+
+    /// Removes the latch of a name that nobody will use again.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        use crate::error::Context as _;
+        let path = self.path(Some(name));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).on("remove", &path),
+            _ => Ok(()),
+        }
     }
 
     fn names(&self) -> Result<Vec<String>> {

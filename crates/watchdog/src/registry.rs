@@ -76,6 +76,10 @@ pub struct Entry {
     pub isolation: Isolation,
     /// How to end it without its guardian.
     pub handle: Handle,
+    /// The directories that it is known to write, which are frozen and put back with it.
+    pub stores: Vec<PathBuf>,
+    /// The stores that are put back after a `CRITICAL_STOP` of it, as the program that wires the pillars names them.
+    pub protects: Vec<String>,
     /// Since when it runs, RFC 3339 in UTC.
     pub started: String,
 }
@@ -99,6 +103,8 @@ pub struct Outcome {
     pub stopped_by: Option<StoppedBy>,
     /// The incident that it belongs to.
     pub incident: Option<String>,
+    /// Whether the guardian itself opened that incident; otherwise whoever ordered the stop did.
+    pub opened_incident: bool,
     /// What tripped.
     pub breach: Option<Breach>,
     /// Why, in words.

@@ -149,12 +149,12 @@ impl Client {
         self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait)
     }
 
-    /// Freezes the job for at most `hold`.
+    /// Freezes the job; with a `lease`, for at most that long.
     ///
     /// # Errors
     /// As for [`Client::ask`].
-    pub fn freeze(&mut self, hold: Duration) -> Result<Status> {
-        let number = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+    pub fn freeze(&mut self, lease: Option<Duration>) -> Result<Status> {
+        let number = lease.map_or(0, |lease| i64::try_from(lease.as_millis()).unwrap_or(i64::MAX).max(1));
         self.ask(Order { number, ..Order::new(Verb::Freeze, 0) }, PROMPT)
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Server<'a> {
     brain: Option<(ProcessId, OwnedFd)>,
     brain_lost: Option<Instant>,
     deadline: Option<Instant>,
+    /// Whether the deadline is that of somebody's wish that the job stand still.
+    leased: bool,
     next_sample: Instant,
     sample_interval: Duration,
     throttled: bool,
@@ -84,6 +86,7 @@ impl<'a> Server<'a> {
             brain,
             brain_lost,
             deadline: None,
+            leased: false,
             next_sample: Instant::now() + sample_interval,
             sample_interval,
             throttled: false,
@@ -213,7 +216,12 @@ impl<'a> Server<'a> {
         if event == Event::Freeze && !self.prepared.spec.freezable {
             return self.refuse(from, order.request, "this workload is declared `freezable = false`");
         }
-        self.happen(event, Category::Ask, u64::try_from(order.number).ok().map(Duration::from_millis));
+        let lease = u64::try_from(order.number).ok().filter(|number| *number > 0).map(Duration::from_millis);
+        let froze = self.state == State::Running && event == Event::Freeze;
+        self.happen(event, Category::Ask, lease);
+        if froze {
+            self.leased = lease.is_some();
+        }
         self.answer(from, order.request, &self.status());
     }
 
@@ -291,7 +299,11 @@ impl<'a> Server<'a> {
         let now = Instant::now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.deadline = None;
-            let event = if self.state == State::Survivors { Event::Retry } else { Event::Deadline };
+            let event = match self.state {
+                State::Survivors => Event::Retry,
+                State::Frozen if self.leased => Event::LeaseOver,
+                _ => Event::Deadline,
+            };
             self.happen(event, Category::Kill, None);
         }
         if now >= self.next_sample && self.state != State::Ended {
@@ -362,8 +374,10 @@ impl<'a> Server<'a> {
         let over = self.state == State::Ended;
         if !over {
             self.record.blame(StoppedBy::CriticalStop, reason);
-            let incident = incident.unwrap_or(&self.prepared.spec.incident).to_owned();
-            self.record.incident.get_or_insert(incident);
+            if self.record.incident.is_none() {
+                self.record.opened_incident = incident.is_none();
+                self.record.incident = Some(incident.unwrap_or(&self.prepared.spec.incident).to_owned());
+            }
         }
         let latched = self.latch(latch_all, by, reason);
         let event = if by == "limit" { Event::BreachCritical } else { Event::Now };
@@ -421,6 +435,7 @@ impl<'a> Server<'a> {
             Action::Freeze => {
                 self.prepared.job.freeze(Duration::from_millis(500));
                 self.state = State::Frozen;
+                self.leased = false;
                 self.deadline = Some(Instant::now() + hold.unwrap_or(self.prepared.spec.freeze_max));
             }
             Action::Thaw => {
@@ -534,7 +549,8 @@ impl<'a> Server<'a> {
             tier: job.job().tier(),
             isolation: job.isolation(),
             enforced: job.job().enforced(),
-            thresholds: *job.monitor().thresholds(),
+            limits: self.prepared.spec.job.limits,
+            thresholds: self.prepared.spec.thresholds,
             processes: sample.map_or(0, |sample| sample.processes),
             cpu_cores: sample.map_or(0.0, |sample| sample.cpu_cores),
             memory_bytes: sample.map_or(0, |sample| sample.memory_bytes),

@@ -61,6 +61,10 @@ pub struct GuardianSpec {
     pub on_brain_loss: OnBrainLoss,
     /// How long it may be away.
     pub brain_loss_grace: Duration,
+    /// The directories that it is known to write, for whoever takes snapshots of them.
+    pub stores: Vec<PathBuf>,
+    /// The stores that are put back after a `CRITICAL_STOP` of it.
+    pub protects: Vec<String>,
     /// Secrets to be delivered as files.
     pub secret_files: Vec<SecretFile>,
     /// The identifier of the incident that a breach opens. Chosen beforehand, so that a breach needs to choose nothing.

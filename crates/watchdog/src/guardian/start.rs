@@ -178,6 +178,8 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Loc
         tier: job.job().tier(),
         isolation: job.isolation(),
         handle: job.job().handle(),
+        stores: spec.stores.clone(),
+        protects: spec.protects.clone(),
         started: jiff::Timestamp::now().to_string(),
     };
     dir.write_entry(&entry)?;

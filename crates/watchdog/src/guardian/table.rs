@@ -48,6 +48,8 @@ pub enum Event {
     Emptied,
     /// The grace, or the longest time of a freeze, is over.
     Deadline,
+    /// The time is over for which somebody wanted the job to stand still, for a snapshot say.
+    LeaseOver,
     /// The brain was away for longer than allowed, and the policy is to freeze.
     BrainLostFreeze,
     /// The brain was away for longer than allowed, and the policy is to stop.
@@ -60,7 +62,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Now,
         Self::Stop,
         Self::Freeze,
@@ -71,6 +73,7 @@ impl Event {
         Self::MainExited,
         Self::Emptied,
         Self::Deadline,
+        Self::LeaseOver,
         Self::BrainLostFreeze,
         Self::BrainLostStop,
         Self::Adopted,
@@ -140,16 +143,17 @@ pub fn action(state: State, event: Event) -> Action {
         (S::Stopping, E::Freeze | E::Thaw) => A::Refuse("the job is stopping"),
         (S::Stopping, E::BreachStop | E::BreachFreeze) => A::Nothing,
 
-        // The longest time of a freeze is over: its holder is gone, or forgot.
-        (S::Frozen, E::Deadline) => A::Thaw,
+        // Whoever wanted it to stand still is gone, or forgot. A freeze without such a lease ends in a stop.
+        (S::Frozen, E::LeaseOver) => A::Thaw,
+        (S::Frozen, E::Deadline) => A::Kill,
         // A limit struck before the freeze took hold: from now on the limit holds it.
         (S::Frozen, E::BreachFreeze) => A::Freeze,
 
-        (S::Running, E::Thaw | E::Deadline | E::Adopted | E::Retry)
+        (S::Running, E::Thaw | E::Deadline | E::LeaseOver | E::Adopted | E::Retry)
         | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::Retry)
-        | (S::Held, E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::Adopted | E::Retry)
-        | (S::Stopping, E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::Adopted | E::Retry)
-        | (S::Survivors, E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::Adopted) => A::Nothing,
+        | (S::Held, E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::LeaseOver | E::Adopted | E::Retry)
+        | (S::Stopping, E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted | E::Retry)
+        | (S::Survivors, E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted) => A::Nothing,
     }
 }
 

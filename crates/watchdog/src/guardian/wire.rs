@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::table::State;
-use crate::job::{Enforced, Isolation, ProcessId, Tier};
+use crate::job::{Enforced, Isolation, Limits, ProcessId, Tier};
 use crate::ladder::{Breach, Thresholds};
 use crate::monitor::Peak;
 use crate::stop::Category;
@@ -33,7 +33,8 @@ pub enum Verb {
     Stop,
     /// `CRITICAL_STOP`: answered like [`Verb::Stop`].
     Now,
-    /// Freeze it for at most `number` milliseconds.
+    /// Freeze it, for at most `number` milliseconds, after which it runs on; 0: until it is thawed, or its longest time
+    /// is over and it is stopped.
     Freeze,
     /// Thaw it.
     Thaw,
@@ -226,7 +227,9 @@ pub struct Status {
     pub isolation: Isolation,
     /// Which limits the kernel enforces.
     pub enforced: Enforced,
-    /// The thresholds in force.
+    /// The limits in force.
+    pub limits: Limits,
+    /// The ladder in force; the limits stand above it.
     pub thresholds: Thresholds,
     /// Processes.
     pub processes: u64,

@@ -1,0 +1,164 @@
+//! The brain: the daemon above the guardians. It starts workloads, adopts those that a brain before it started, carries
+//! incidents through, and does what is due. Every job goes on without it.
+
+pub mod api;
+mod schedule;
+mod server;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use estop_durable::lock::Lock;
+use estop_recovery::IncidentStore;
+use estop_watchdog::job::Exit;
+use estop_watchdog::registry::{JobDir, RunDir};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::engine::keys::Keys;
+use crate::engine::response;
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+use supervise::{Order, Supervisor};
+
+/// How long the brain waits for a running brain that is just ending.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How long workloads may take to end with `down`, beyond their own grace.
+const DOWN_WAIT: Duration = Duration::from_mins(5);
+
+/// What the brain knows of a workload beyond what its guardian says.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Known {
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How it ended last.
+    pub last_exit: Option<Exit>,
+    /// Why it is not running, if it failed.
+    pub failure: Option<String>,
+}
+
+/// What all parts of the brain share.
+#[derive(Debug)]
+pub struct Brain {
+    site: Site,
+    keys: Option<Keys>,
+    started: Instant,
+    known: Mutex<BTreeMap<String, Known>>,
+    orders: BTreeMap<String, mpsc::Sender<Order>>,
+    down: mpsc::Sender<()>,
+}
+
+/// Runs the brain until it is told to end. `ready` is called when it answers.
+///
+/// # Errors
+/// If it cannot start: the configuration is wrong, or another brain runs.
+pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
+    let run_dir = site.open_run_dir()?;
+    let lock = Lock::acquire(&run_dir.path().join("brain.lock"), LOCK_WAIT).map_err(|error| {
+        Failure::new(Code::Refused, "locked", format!("another estop runs here: {error}"), "`estop down` ends it")
+    })?;
+    let needs_keys = site.config.workloads.values().any(|workload| workload.secret_names().next().is_some()) || !site.config.secrets.is_empty();
+    let keys = if needs_keys { Some(Keys::open(&site).await?) } else { None };
+    let (down, mut told_down) = mpsc::channel(1);
+    let (mut orders, mut inboxes) = (BTreeMap::new(), Vec::new());
+    for name in site.config.workloads.keys() {
+        let (sender, inbox) = mpsc::channel(16);
+        orders.insert(name.clone(), sender);
+        inboxes.push((name.clone(), inbox));
+    }
+    let brain = Arc::new(Brain { site, keys, started: Instant::now(), known: Mutex::default(), orders, down });
+    let listener = server::listen(&brain.site)?;
+    tokio::spawn(server::serve(Arc::clone(&brain), listener));
+    let supervisors: Vec<_> = inboxes
+        .into_iter()
+        .map(|(name, inbox)| tokio::spawn(Supervisor::new(Arc::clone(&brain), name, inbox).run()))
+        .collect();
+    tokio::task::spawn_blocking({
+        let brain = Arc::clone(&brain);
+        move || brain.settle_the_past()
+    });
+    tokio::spawn(schedule::run(Arc::clone(&brain)));
+    ready();
+    let stop_workloads = wait_for_end(&mut told_down).await?;
+    if stop_workloads {
+        brain.stop_all(supervisors).await;
+    }
+    let _ = std::fs::remove_file(brain.site.brain_socket());
+    drop(lock);
+    Ok(())
+}
+
+/// Waits for the end. Whether the workloads are to end too: by `down` and by a person's Ctrl-C they are; a service manager's
+/// SIGTERM is for the brain alone, and the next one adopts them.
+async fn wait_for_end(told_down: &mut mpsc::Receiver<()>) -> Result<bool> {
+    let watch = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot watch for signals: {error}"), ""));
+    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    Ok(tokio::select! {
+        _ = told_down.recv() => true,
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => false,
+    })
+}
+
+impl Brain {
+    /// What is known of `name`.
+    pub fn known(&self, name: &str) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
+    }
+
+    fn learn(&self, name: &str, change: impl FnOnce(&mut Known)) {
+        change(self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default());
+    }
+
+    fn job(&self, name: &str) -> JobDir {
+        RunDir::at(&self.site.run_dir).job(name)
+    }
+
+    async fn stop_all(&self, supervisors: Vec<tokio::task::JoinHandle<()>>) {
+        for sender in self.orders.values() {
+            // A supervisor that has gone has no workload.
+            let _ = sender.send(Order::Shutdown).await;
+        }
+        for supervisor in supervisors {
+            if tokio::time::timeout(DOWN_WAIT, supervisor).await.is_err() {
+                tracing::error!("a workload did not end in time; `estop now` ends it");
+            }
+        }
+    }
+
+    /// What a brain before this one, or an emergency without one, left undone: open incidents, and jobs of no workload.
+    fn settle_the_past(&self) {
+        match IncidentStore::open(&self.site.incidents()).and_then(|store| store.list()) {
+            Ok(listing) => {
+                for error in listing.damaged {
+                    tracing::error!(%error, "an incident cannot be read");
+                }
+                for incident in listing.incidents.into_iter().filter(|incident| incident.is_open() && !incident.awaits_approval()) {
+                    self.resume(&incident.id.to_string());
+                }
+            }
+            Err(error) => tracing::error!(%error, "the incidents cannot be read"),
+        }
+    }
+
+    /// Carries an incident through. Blocks.
+    fn resume(&self, id: &str) {
+        let carried = IncidentStore::open(&self.site.incidents()).and_then(|store| store.take_up(id));
+        match carried {
+            Ok((_claim, incident)) if incident.is_open() => {
+                tracing::warn!(incident = %incident.id, "going on with an incident");
+                match response::carry_through(&self.site, incident, true, server::log_event) {
+                    Ok(run) => tracing::warn!(incident = %run.incident.id, outcome = ?run.incident.outcome, "incident"),
+                    Err(error) => tracing::error!(%error, incident = id, "an incident could not be carried through"),
+                }
+            }
+            Ok(_) => {}
+            // Somebody else is at work on it.
+            Err(estop_recovery::Error::Busy { .. }) => {}
+            Err(error) => tracing::error!(%error, incident = id, "an incident cannot be taken up"),
+        }
+    }
+}

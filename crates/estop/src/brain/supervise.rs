@@ -1,0 +1,339 @@
+//! Watching over one workload: starting it, adopting it, noticing its end, starting it again.
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use estop_integrity::progress::Silent;
+use estop_integrity::{NewSnapshot, Origin};
+use estop_watchdog::emergency::end_stranded;
+use estop_watchdog::guardian::{self, Client, Streams};
+use estop_watchdog::job::linux::procfs;
+use estop_watchdog::registry::{JobDir, Outcome};
+use estop_watchdog::stop::{Category, StoppedBy};
+use rustix::event::{PollFd, PollFlags};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Brain, server};
+use crate::config::{Restart, Workload};
+use crate::engine::launch::{Launch, Stores};
+use crate::engine::response;
+use crate::engine::stores::JobWriters;
+use crate::failure::{Failure, Result};
+
+/// The first pause before a restart; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause before a restart.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Who ran for so long did not fail at the start.
+const STEADY: Duration = Duration::from_mins(1);
+/// How long a stop is waited for beyond the workload's grace.
+const STOP_WAIT: Duration = Duration::from_mins(4);
+
+/// What a supervisor is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Start the workload, and say how that went.
+    Start(oneshot::Sender<Result<()>>),
+    /// Stop it, asking first, and end.
+    Shutdown,
+}
+
+/// Watches over one workload.
+pub(super) struct Supervisor {
+    brain: Arc<Brain>,
+    name: String,
+    inbox: mpsc::Receiver<Order>,
+    pause: Duration,
+}
+
+/// A job that runs.
+struct Running {
+    dir: JobDir,
+    /// Becomes true when the guardian has ended.
+    ended: watch::Receiver<bool>,
+    since: Instant,
+}
+
+/// What came next.
+enum Next {
+    Ended,
+    Shutdown,
+}
+
+impl Supervisor {
+    pub(super) fn new(brain: Arc<Brain>, name: String, inbox: mpsc::Receiver<Order>) -> Self {
+        Self { brain, name, inbox, pause: FIRST_PAUSE }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut running = match self.adopt().await {
+            Ok(Some(running)) => Some(running),
+            Ok(None) if self.definition().autostart => self.start().await.ok(),
+            Ok(None) => None,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        };
+        loop {
+            running = match running {
+                Some(running) => match self.watch(running).await {
+                    Some(again) => Some(again),
+                    None if self.inbox.is_closed() => return,
+                    None => None,
+                },
+                None => match self.inbox.recv().await {
+                    Some(Order::Start(reply)) => {
+                        self.pause = FIRST_PAUSE;
+                        let started = self.start().await;
+                        let (running, answer) = match started {
+                            Ok(running) => (Some(running), Ok(())),
+                            Err(failure) => (None, Err(failure)),
+                        };
+                        let _ = reply.send(answer);
+                        running
+                    }
+                    Some(Order::Shutdown) | None => return,
+                },
+            };
+        }
+    }
+
+    fn definition(&self) -> &Workload {
+        // The names come from the configuration itself, which does not change while the brain runs.
+        &self.brain.site.config.workloads[&self.name]
+    }
+
+    fn fail(&self, error: &Failure) {
+        tracing::error!(workload = self.name, %error, "not running");
+        self.brain.learn(&self.name, |known| known.failure = Some(error.message.clone()));
+    }
+
+    /// Takes over a job that a brain before this one started; settles one that ended, or lost its guardian, meanwhile.
+    async fn adopt(&mut self) -> Result<Option<Running>> {
+        let dir = self.brain.job(&self.name);
+        if dir.is_alive()? {
+            if let Some(entry) = dir.entry()?
+                && let Some(guardian) = procfs::open(entry.guardian)
+            {
+                let asked = dir.clone();
+                let adopted = tokio::task::spawn_blocking(move || Client::new(&asked)?.adopt()).await;
+                match adopted {
+                    Ok(Ok(status)) => {
+                        tracing::info!(workload = self.name, uptime_seconds = status.uptime_seconds, "adopted");
+                        let since = Instant::now().checked_sub(Duration::from_secs_f64(status.uptime_seconds)).unwrap_or_else(Instant::now);
+                        return Ok(Some(Running { dir, ended: watch_end(guardian, None), since }));
+                    }
+                    // Its end, which it is just coming to, is what the wait is for.
+                    _ => return Ok(Some(Running { dir, ended: watch_end(guardian, None), since: Instant::now() })),
+                }
+            }
+        }
+        if dir.entry()?.is_some() {
+            // It ended while no brain was there. The brain before may have meant to start it again; so does this one.
+            self.settle(&dir).await?;
+            if self.brain.site.latch().holds(&self.name)?.is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn start(&mut self) -> Result<Running> {
+        let started = self.try_start().await;
+        match &started {
+            Ok(_) => {
+                tracing::info!(workload = self.name, "started");
+                self.brain.learn(&self.name, |known| known.failure = None);
+            }
+            Err(error) => self.fail(error),
+        }
+        started
+    }
+
+    async fn try_start(&mut self) -> Result<Running> {
+        let (brain, name) = (Arc::clone(&self.brain), self.name.clone());
+        if self.brain.job(&self.name).is_alive()? {
+            return Err(estop_watchdog::Error::NameTaken { name }.into());
+        }
+        let workload = self.definition().clone();
+        let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &workload)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+        let workload = self.definition();
+        let launch = Launch { site: &self.brain.site, name: &self.name, workload, argv: None, process_group: None, ignored_signals: Vec::new() };
+        let spec = launch.guardian_spec(self.brain.keys.as_ref(), &stores).await?;
+        let streams = self.streams()?;
+        let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+        let identity = procfs::identity(guardian.process.id()).and_then(procfs::open);
+        let fd = identity.ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
+        Ok(Running { dir: guardian.dir, ended: watch_end(fd, Some(guardian.process)), since: Instant::now() })
+    }
+
+    /// Nothing to read, and the log file to write to: the workload needs no brain to write.
+    fn streams(&self) -> Result<Streams> {
+        let path = self.brain.site.log_file(&self.name);
+        if let Some(parent) = path.parent() {
+            estop_durable::replace::create_dir(parent, 0o700)?;
+        }
+        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(|error| Failure::io("open the log", &path, &error));
+        Ok(Streams { input: Stdio::null(), output: open()?.into(), error: open()?.into() })
+    }
+
+    /// Watches a running job to its end. The next one, if it is started again.
+    async fn watch(&mut self, running: Running) -> Option<Running> {
+        let shutdown = loop {
+            match self.next(&running).await {
+                Next::Ended => break false,
+                Next::Shutdown => {
+                    let dir = running.dir.clone();
+                    let stopped = tokio::task::spawn_blocking(move || Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT)).await;
+                    if let Ok(Err(error)) = stopped {
+                        tracing::warn!(workload = self.name, %error, "stop");
+                    }
+                    break true;
+                }
+            }
+        };
+        if shutdown {
+            self.inbox.close();
+        }
+        wait_for(&running.ended).await;
+        let outcome = self.settle(&running.dir).await;
+        match outcome {
+            Ok(Some(outcome)) if !shutdown && self.is_wanted(&outcome) => self.again(running.since).await,
+            Ok(_) => None,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    async fn next(&mut self, running: &Running) -> Next {
+        loop {
+            tokio::select! {
+                () = wait_for(&running.ended) => return Next::Ended,
+                order = self.inbox.recv() => match order {
+                    Some(Order::Start(reply)) => {
+                        // A guardian that has just reported the end may still be putting things away.
+                        if running.dir.outcome().ok().flatten().is_some() {
+                            wait_for(&running.ended).await;
+                        }
+                        let _ = reply.send(Err(estop_watchdog::Error::NameTaken { name: self.name.clone() }.into()));
+                    }
+                    Some(Order::Shutdown) | None => return Next::Shutdown,
+                },
+            }
+        }
+    }
+
+    /// Takes note of how a job ended, ends what is left of it, and carries its incident through.
+    async fn settle(&mut self, dir: &JobDir) -> Result<Option<Outcome>> {
+        let entry = dir.entry()?;
+        let outcome = dir.outcome()?;
+        if outcome.is_none() {
+            let stranded = dir.clone();
+            let ended = tokio::task::spawn_blocking(move || end_stranded(&stranded)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+            tracing::error!(workload = self.name, report = ?ended, "its guardian died; what was left of it was ended");
+            self.brain.learn(&self.name, |known| known.failure = Some("its guardian died".to_owned()));
+            if ended.is_none_or(|report| report.proven_empty) {
+                dir.remove()?;
+            }
+            return Ok(None);
+        }
+        let Some(outcome) = outcome else { return Ok(None) };
+        tracing::info!(workload = self.name, exit = ?outcome.exit, stopped_by = ?outcome.stopped_by, reason = outcome.reason, "ended");
+        self.brain.learn(&self.name, |known| known.last_exit = outcome.exit);
+        if outcome.stopped_by == Some(StoppedBy::CriticalStop) {
+            let (brain, ended, protects) = (Arc::clone(&self.brain), outcome.clone(), entry.map(|entry| entry.protects).unwrap_or_default());
+            let run = tokio::task::spawn_blocking(move || response::attend(&brain.site, &ended, &protects, server::log_event)).await;
+            match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
+                Ok(run) => tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident"),
+                Err(error) => tracing::error!(workload = self.name, %error, "the incident could not be carried through"),
+            }
+        }
+        dir.remove()?;
+        Ok(Some(outcome))
+    }
+
+    /// Whether the workload is to be started again after `outcome`.
+    fn is_wanted(&self, outcome: &Outcome) -> bool {
+        let latched = !matches!(self.brain.site.latch().holds(&self.name), Ok(None));
+        // What somebody or a limit stopped stays stopped.
+        if latched || outcome.stopped_by.is_some() {
+            return false;
+        }
+        let failed = outcome.exit.and_then(|exit| exit.code) != Some(0);
+        match self.definition().restart {
+            Restart::Never => false,
+            Restart::OnFailure => failed,
+            Restart::Always => true,
+        }
+    }
+
+    /// Starts it again, after a pause that grows while it fails early.
+    async fn again(&mut self, since: Instant) -> Option<Running> {
+        if since.elapsed() >= STEADY {
+            self.pause = FIRST_PAUSE;
+        }
+        loop {
+            let pause = self.pause;
+            self.pause = (pause * 2).min(LONGEST_PAUSE);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                order = self.inbox.recv() => match order {
+                    Some(Order::Start(reply)) => {
+                        let _ = reply.send(Ok(()));
+                    }
+                    Some(Order::Shutdown) | None => {
+                        self.inbox.close();
+                        return None;
+                    }
+                },
+            }
+            if !matches!(self.brain.site.latch().holds(&self.name), Ok(None)) {
+                return None;
+            }
+            self.brain.learn(&self.name, |known| known.restarts += 1);
+            if let Ok(running) = self.start().await {
+                return Some(running);
+            }
+        }
+    }
+}
+
+/// The snapshots to which the stores are put back.
+fn snapshot_before(brain: &Brain, workload: &Workload) -> Result<Stores> {
+    let stores = Stores::of(&brain.site, workload)?;
+    for place in &stores.protects {
+        let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
+        place.open()?.create(&wanted, &JobWriters::of(&brain.site, place), &Silent)?;
+    }
+    Ok(stores)
+}
+
+/// Watches for the end of a guardian, and reaps it where this process is its parent.
+fn watch_end(guardian: OwnedFd, child: Option<Child>) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    let wait = move || {
+        // An interrupted wait is begun again; any other failure must not look like the end.
+        while rustix::event::poll(&mut [PollFd::new(&guardian, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+        if let Some(mut child) = child {
+            let _ = child.wait();
+        }
+        let _ = sender.send(true);
+    };
+    if let Err(error) = std::thread::Builder::new().name("guardian".to_owned()).stack_size(64 * 1024).spawn(wait) {
+        tracing::error!(%error, "a guardian cannot be watched");
+    }
+    receiver
+}
+
+/// Waits for the end that `ended` tells of.
+async fn wait_for(ended: &watch::Receiver<bool>) {
+    // Without its thread, nothing more is known of the guardian; that counts as its end.
+    let _ = ended.clone().wait_for(|ended| *ended).await;
+}

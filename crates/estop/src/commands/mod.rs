@@ -1,0 +1,94 @@
+//! One module for each command, or for a few that belong together.
+
+mod config;
+mod doctor;
+mod incident;
+mod now;
+mod record;
+mod rotate;
+mod run;
+mod secret;
+mod snapshot;
+mod status;
+mod up;
+mod workload;
+
+pub mod bench;
+pub mod drill;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use crate::cli::{Arguments, Command, Output};
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// Does what the command line says.
+pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
+    match arguments.command {
+        Command::Run(ref options) => run::run(&arguments, options, output),
+        Command::DrillAgent { knowledge, signs } => drill::agent::main(&knowledge, &signs),
+        Command::Completions { shell } => output.end(completions(shell)),
+        Command::Man => output.end(manual()),
+        Command::Drill { scenario } => output.end(drill::drill(scenario, output)),
+        Command::Bench { rounds } => output.end(bench::bench(rounds, output)),
+        command => output.end(
+            Site::find(&crate::site::Choice {
+                config: arguments.config,
+                state_dir: arguments.state_dir,
+                run_dir: arguments.run_dir,
+            })
+            .and_then(|site| at(&site, command, output)),
+        ),
+    }
+}
+
+/// The commands that concern one estop.
+fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
+    match command {
+        Command::Up => up::up(site, output),
+        Command::Down => up::down(site, output),
+        Command::Start { names } => workload::start(site, &names, output),
+        Command::Stop { names, reason } => workload::stop(site, &names, &reason, output),
+        Command::Restart { names } => workload::restart(site, &names, output),
+        Command::Freeze { names } => workload::freeze(site, &names, output),
+        Command::Thaw { names } => workload::thaw(site, &names, output),
+        Command::Now { names, reason, category } => now::now(site, &names, &reason, category, output),
+        Command::Reset { names, reason } => now::reset(site, &names, &reason, output),
+        Command::Limit(command) => workload::limit(site, command, output),
+        Command::Status => status::status(site, output),
+        Command::Logs { name, follow } => workload::logs(site, &name, follow, output),
+        Command::Inspect { name } => status::inspect(site, &name, output),
+        Command::Snapshot(command) => snapshot::snapshot(site, command, output),
+        Command::Rollback { store, to, paths, dry_run, force } => {
+            snapshot::rollback(site, &store, &to, &paths, dry_run, force, output)
+        }
+        Command::Secret(command) => secret::secret(site, command, output),
+        Command::Rotate { names, exposed_to, all, emergency, dry_run, revoke_anyway } => {
+            let which = rotate::Which { names, exposed_to, all };
+            rotate::rotate(site, &which, rotate::How { emergency, dry_run, revoke_anyway }, output)
+        }
+        Command::Incident(command) => incident::incident(site, command, output),
+        Command::Record(command) => record::record(site, &command, output),
+        Command::Doctor => doctor::doctor(site, output),
+        Command::Config(command) => config::config(site, &command, output),
+        Command::Run(_)
+        | Command::DrillAgent { .. }
+        | Command::Completions { .. }
+        | Command::Man
+        | Command::Drill { .. }
+        | Command::Bench { .. } => Err(Failure::usage("this command needs no place", "")),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Code> {
+    clap_complete::generate(shell, &mut Arguments::command(), "estop", &mut std::io::stdout());
+    Ok(Code::Done)
+}
+
+fn manual() -> Result<Code> {
+    let page = clap_mangen::Man::new(Arguments::command());
+    page.render(&mut std::io::stdout()).map_err(|error| Failure::failed(format!("cannot print the manual: {error}"), ""))?;
+    Ok(Code::Done)
+}

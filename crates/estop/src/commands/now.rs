@@ -1,0 +1,152 @@
+//! `estop now` and `estop reset`: the emergency, and the end of its latch.
+
+use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId, Trigger};
+use estop_watchdog::emergency::{self, Request, Stopped};
+use estop_watchdog::latch::Latch;
+use estop_watchdog::stop::{Category, StopReport};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::brain::api::{self, Call};
+use crate::cli::{Output, output};
+use crate::engine::response::{self, Emergency};
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// The answer of `now` and `stop`.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    schema_version: u32,
+    incident: Option<String>,
+    trigger: &'static str,
+    reason: String,
+    latched: bool,
+    latch_durable: bool,
+    searched: Vec<String>,
+    unreachable: Vec<String>,
+    jobs: Vec<Value>,
+    next_action: String,
+}
+
+impl Answer {
+    /// The answer for `stopped`, whose incident, if it has one, is `incident`.
+    pub fn new(stopped: &Stopped, incident: Option<String>, reason: &str, latched: bool, next_action: String) -> Self {
+        Self {
+            schema_version: 1,
+            incident,
+            trigger: "operator",
+            reason: reason.to_owned(),
+            latched,
+            latch_durable: latched && stopped.latch_durable,
+            searched: stopped.searched.clone(),
+            unreachable: stopped.unreachable.clone(),
+            jobs: stopped.jobs.iter().map(|job| json!(job)).collect(),
+            next_action,
+        }
+    }
+}
+
+/// `CRITICAL_STOP`. Needs no daemon; what follows the stop is left to one, or to a person.
+///
+/// # Errors
+/// Only for what is wrong with the request. A stop that is not proven is an answer.
+pub fn now(site: &Site, names: &[String], reason: &str, category: u8, output: &Output) -> Result<Code> {
+    let category = Category::try_from(category).map_err(|message| Failure::usage(message, ""))?;
+    let id = IncidentId::new().to_string();
+    let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });
+    let recorded = if stopped.jobs.is_empty() { None } else { Some(record(site, &id, reason, &stopped)) };
+    let next_action = next_action(&stopped, recorded.as_ref(), &id);
+    let answer = Answer::new(&stopped, recorded.is_some().then(|| id.clone()), reason, true, next_action);
+    output.result(&answer, |answer| text(answer, &stopped.jobs));
+    Ok(if stopped.is_proven() { Code::Done } else { Code::NotProven })
+}
+
+/// Records the incident and hands it to the daemon. Whether the daemon has taken it.
+fn record(site: &Site, id: &str, reason: &str, stopped: &Stopped) -> Result<bool> {
+    let emergency = Emergency {
+        id: Some(id.to_owned()),
+        trigger: Trigger::Operator,
+        reason: reason.to_owned(),
+        workloads: stopped.jobs.iter().map(|job| job.name.clone()).collect(),
+        protects: stopped.protects.clone(),
+        reports: stopped.jobs.clone(),
+    };
+    let (claim, incident) = response::open(site, &emergency)?;
+    drop(claim);
+    let left = incident.steps.iter().any(|step| !step.is_settled());
+    Ok(left && api::request(site, &Call::Resume { id: id.to_owned() }).is_ok())
+}
+
+fn next_action(stopped: &Stopped, recorded: Option<&Result<bool>>, id: &str) -> String {
+    if stopped.jobs.is_empty() {
+        return "No job was found: look at `searched`, and check with `ps` whether the program runs outside estop.".to_owned();
+    }
+    if let Some(job) = stopped.jobs.iter().find(|job| !job.proven_empty) {
+        return format!(
+            "Not everything of {} is proven to be gone: look at its survivors; one in state D ends when what it waits for answers, then say `estop now {}` again.",
+            job.name, job.name
+        );
+    }
+    match recorded {
+        Some(Ok(true)) => format!("Everything is stopped; the daemon goes on with the recovery: `estop incident follow {id}`, then `estop reset`."),
+        Some(Ok(false)) => format!("Everything is stopped. `estop incident resume {id}` does what is left of the recovery; then `estop reset`."),
+        Some(Err(failure)) => format!("Everything is stopped, but the incident could not be recorded ({failure}); look at the disk, then `estop reset`."),
+        None => "Everything is stopped; then `estop reset`.".to_owned(),
+    }
+}
+
+/// The answer for a person at 3 a.m.
+fn text(answer: &Answer, jobs: &[StopReport]) -> String {
+    let mut text = jobs.iter().map(|job| job_line(job) + "\n").collect::<String>();
+    if jobs.is_empty() {
+        text.push_str("no job was found; looked in:\n");
+        text.extend(answer.searched.iter().map(|place| format!("  {place}\n")));
+    }
+    for name in &answer.unreachable {
+        text.push_str(&format!("the guardian of {name} did not answer; its job was ended without it\n"));
+    }
+    if !answer.latch_durable && answer.latched {
+        text.push_str("the latch could not be written to the disk: nothing keeps the workloads from starting again after a restart\n");
+    }
+    text.push_str(&answer.next_action);
+    text
+}
+
+/// One stop in one line.
+pub(super) fn job_line(job: &StopReport) -> String {
+    if job.proven_empty {
+        return format!("{}: {} processes ended in {}; proven empty: {}", job.name, job.processes_before, output::seconds(job.stop_seconds), job.proof.join(", "));
+    }
+    let survivors: Vec<String> = job
+        .survivors
+        .iter()
+        .map(|survivor| format!("  pid {} {} state {} waits in {}", survivor.pid, survivor.command, survivor.state, survivor.wait_channel))
+        .collect();
+    format!("{}: NOT proven empty after {}; survivors:\n{}", job.name, output::seconds(job.stop_seconds), survivors.join("\n"))
+}
+
+/// Releases the latch. Starts nothing.
+///
+/// # Errors
+/// If a latch cannot be written.
+pub fn reset(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
+    let latch = Latch::at(&site.state_dir);
+    let released = latch.reset(names)?;
+    if !released.is_empty() {
+        let mut entry = CriticalFailure::new("reset");
+        entry.reason = Some(reason.to_owned());
+        entry.more.insert("released".to_owned(), json!(released));
+        CriticalFailureLog::open(&site.critical_failures())?.append(&entry)?;
+    }
+    let still = latch.read()?;
+    let next_action = if still.all.is_some() {
+        "All workloads are still latched: `estop reset` without names releases them."
+    } else {
+        "Nothing was started: `estop start NAME` does that."
+    };
+    let answer = json!({"schema_version": 1, "released": released, "reason": reason, "latched": still.all.is_some() || !still.names.is_empty(), "next_action": next_action});
+    output.result(&answer, |_| {
+        if released.is_empty() { "nothing was latched".to_owned() } else { format!("released: {}\n{next_action}", released.join(", ")) }
+    });
+    Ok(Code::Done)
+}

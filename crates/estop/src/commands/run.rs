@@ -1,0 +1,243 @@
+//! `estop run`: guards one command in the foreground.
+//!
+//! It stands between the command and its caller as little as it can: the command shares the terminal, the standard streams
+//! and the process group; signals that reach only this process are passed on.
+
+mod foreground;
+
+use std::process::ExitCode;
+
+use estop_integrity::progress::Silent;
+use estop_integrity::{NewSnapshot, Origin};
+use estop_recovery::{Event, Incident, StepState};
+use estop_watchdog::guardian::{self, Streams};
+use estop_watchdog::latch::Latch;
+use estop_watchdog::registry::Outcome;
+use estop_watchdog::stop::StoppedBy;
+use serde_json::json;
+
+use crate::cli::{Arguments, Output, Pair, RunArguments, output};
+use crate::config::{Command as Argv, OnBrainLoss, Period, Workload};
+use crate::engine::keys::Keys;
+use crate::engine::launch::{Launch, Stores, block_on, check_name};
+use crate::engine::response;
+use crate::engine::stores::JobWriters;
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// estop stopped the command.
+const STOPPED: u8 = 124;
+/// estop itself failed.
+const FAILED: u8 = 125;
+/// The command cannot be run.
+const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+const NOT_FOUND: u8 = 127;
+
+/// Runs the command and answers its exit code.
+pub fn run(arguments: &Arguments, options: &RunArguments, output: &Output) -> ExitCode {
+    match attempt(arguments, options, output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            // Standard output is the command's; also this goes to standard error.
+            eprintln!("{}", if output.json { failure.to_json().to_string() } else { failure.render(output.colour) });
+            ExitCode::from(match (failure.code, failure.kind) {
+                (_, "not-found") => NOT_FOUND,
+                (_, "not-executable") => NOT_EXECUTABLE,
+                (Code::Refused, _) => Code::Refused as u8,
+                (Code::Usage, _) => Code::Usage as u8,
+                _ => FAILED,
+            })
+        }
+    }
+}
+
+fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Result<u8> {
+    let name = options.name.clone().unwrap_or_else(|| format!("run-{}", std::process::id()));
+    check_name(&name)?;
+    let site = arguments.site()?;
+    let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
+    let workload = workload(options);
+    let stores = Stores::of(&site, &workload)?;
+    protect(&site, &stores)?;
+    let foreground = foreground::Foreground::enter();
+    let launch = Launch {
+        site: &site,
+        name: &name,
+        workload: &workload,
+        argv: Some(options.command.clone()),
+        process_group: Some(foreground.group()),
+        ignored_signals: foreground.ignored_signals(),
+    };
+    let needs_keys = workload.secret_names().next().is_some();
+    let spec = block_on(async {
+        let keys = if needs_keys { Some(Keys::open(&site).await?) } else { None };
+        launch.guardian_spec(keys.as_ref(), &stores).await
+    })?;
+    let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
+    drop(spec);
+    foreground.wait(&mut guardian.process, &guardian.dir);
+    let outcome = match guardian.dir.outcome()? {
+        Some(outcome) => outcome,
+        None => return Err(lost(&guardian.dir)),
+    };
+    // What is needed of it is in memory now; a later run may have the name.
+    guardian.dir.remove()?;
+    let incident = recover(&site, &outcome, &stores, output)?;
+
+    summarise(options, &outcome, incident.as_ref())?;
+    Ok(exit_code(&outcome))
+}
+
+/// A name that nobody will ask for again, and whose latch is removed with it.
+struct Unnamed {
+    latch: Latch,
+    name: String,
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // What is left of it then is one small file.
+        let _ = self.latch.forget(&self.name);
+    }
+}
+
+fn workload(options: &RunArguments) -> Workload {
+    let protect: Vec<String> = options.protect.iter().map(|dir| dir.display().to_string()).collect();
+    let pairs = |pairs: &[Pair]| pairs.iter().map(|pair| (pair.target.clone(), pair.name.clone())).collect();
+    Workload {
+        memory_max: options.memory_max,
+        cpu_max: options.cpu_max,
+        pids_max: options.pids_max,
+        time_max: options.time_max,
+        grace: options.grace.unwrap_or(Period::from_secs(10)),
+        on_breach: options.on_breach.into(),
+        require_tier: options.require_tier.map(Into::into),
+        user: options.user.clone(),
+        protect,
+        secrets: pairs(&options.secret),
+        secret_files: pairs(&options.secret_file),
+        new_privs: options.allow_new_privs,
+        pid_namespace: !options.no_pid_namespace,
+        landlock: !options.no_landlock,
+        // Nobody is left to hear how it ends: it is stopped.
+        on_brain_loss: OnBrainLoss::Stop,
+        brain_loss_grace: Period::from_secs(0),
+        ..Workload::new(Argv::default())
+    }
+}
+
+/// The snapshots to which the stores are put back.
+fn protect(site: &Site, stores: &Stores) -> Result<()> {
+    for place in &stores.protects {
+        let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
+        place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
+    }
+    Ok(())
+}
+
+/// A guardian's failure to start, with the exit code that callers of `timeout(1)` and the like expect.
+fn start_failure(error: estop_watchdog::Error) -> Failure {
+    let message = error.to_string();
+    match &error {
+        estop_watchdog::Error::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Failure::new(Code::Failed, "not-found", message, "check the command's name and PATH")
+        }
+        estop_watchdog::Error::Exec { .. } => Failure::new(Code::Failed, "not-executable", message, "check the file and its mode"),
+        _ => error.into(),
+    }
+}
+
+/// The guardian ended without a word. Its job ended with it, or is ended here.
+fn lost(dir: &estop_watchdog::registry::JobDir) -> Failure {
+    let (message, hint) = match estop_watchdog::emergency::end_stranded(dir) {
+        Ok(Some(report)) if !report.proven_empty => ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what"),
+        Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),
+        Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
+    };
+    Failure::new(Code::Failed, "guardian-died", message, hint)
+}
+
+/// After a `CRITICAL_STOP`: the rest of the incident.
+fn recover(site: &Site, outcome: &Outcome, stores: &Stores, output: &Output) -> Result<Option<Incident>> {
+    tell_end(outcome, output);
+    if outcome.stopped_by != Some(StoppedBy::CriticalStop) {
+        return Ok(None);
+    }
+    let told = *output;
+    let protects: Vec<String> = stores.protects.iter().map(|place| place.name.clone()).collect();
+    let run = response::attend(site, outcome, &protects, move |event| tell(event, &told))?;
+    for error in &run.unrecorded {
+        output.note(&format!("estop: {error}"));
+    }
+    Ok(Some(run.incident))
+}
+
+fn tell_end(outcome: &Outcome, output: &Output) {
+    let Some(by) = outcome.stopped_by else {
+        if let Some(report) = outcome.report.as_ref().filter(|report| report.processes_before > 0) {
+            output.note(&format!("estop: {} processes that {} left behind were ended", report.processes_before, outcome.name));
+        }
+        return;
+    };
+    let what = match by {
+        StoppedBy::Limit => "stopped",
+        StoppedBy::Operator => "stopped by an operator",
+        StoppedBy::CriticalStop => "CRITICAL_STOP",
+    };
+    output.note(&format!("estop: {} {what}: {}", outcome.name, outcome.reason));
+    if let Some(report) = &outcome.report {
+        let proof = if report.proven_empty { format!("proven empty ({})", report.proof.join(", ")) } else { format!("NOT proven empty: {} survivors", report.survivors.len()) };
+        output.note(&format!("estop: {} processes ended in {}, {proof}", report.processes_before, output::seconds(report.stop_seconds)));
+    }
+}
+
+/// Tells a person each step of an incident as it ends.
+pub(super) fn tell(event: Event<'_>, output: &Output) {
+    match event {
+        Event::Ended { step, .. } => {
+            let failed = step.detail.get("error").or_else(|| step.detail.get("reason")).and_then(|text| text.as_str());
+            let targets = if step.targets.is_empty() { String::new() } else { format!(" {}", step.targets.join(", ")) };
+            let why = failed.filter(|_| step.state != StepState::Done).map(|why| format!(": {why}")).unwrap_or_default();
+            output.note(&format!("estop: {}{targets} {} in {}{why}", step.kind, step.state, output::seconds(step.seconds)));
+        }
+        Event::Waiting { incident, step } => {
+            output.note(&format!("estop: {} waits for `estop incident approve {}`", step.kind, incident.id));
+        }
+        Event::Unrecorded { error, .. } => output.note(&format!("estop: {error}")),
+        Event::Closed { incident } => {
+            let outcome = incident.outcome.map(|outcome| outcome.to_string()).unwrap_or_default();
+            output.note(&format!("estop: incident {} {outcome}", incident.id));
+        }
+        Event::Opened { .. } | Event::Started { .. } => {}
+    }
+}
+
+fn summarise(options: &RunArguments, outcome: &Outcome, incident: Option<&Incident>) -> Result<()> {
+    let Some(path) = &options.summary else { return Ok(()) };
+    let summary = json!({
+        "schema_version": 1,
+        "name": outcome.name,
+        "exit": {"code": outcome.exit.and_then(|exit| exit.code), "signal": outcome.exit.and_then(|exit| exit.signal)},
+        "stopped_by": outcome.stopped_by,
+        "incident": incident.map(|incident| incident.id),
+        "tier": outcome.tier,
+        "isolation": outcome.isolation,
+        "peak": {"memory_bytes": outcome.peak.memory_bytes, "cpu_cores": outcome.peak.cpu_cores, "processes": outcome.peak.processes},
+        "seconds": outcome.seconds,
+    });
+    std::fs::write(path, format!("{summary}\n")).map_err(|error| Failure::io("write the summary", path, &error))
+}
+
+fn exit_code(outcome: &Outcome) -> u8 {
+    if outcome.stopped_by.is_some() {
+        return STOPPED;
+    }
+    match outcome.exit {
+        Some(exit) => {
+            let number = exit.code.or_else(|| exit.signal.map(|signal| 128 + signal)).unwrap_or(i32::from(FAILED));
+            u8::try_from(number & 0xff).unwrap_or(FAILED)
+        }
+        None => FAILED,
+    }
+}

@@ -1,0 +1,191 @@
+//! `estop status` and `estop inspect`: what there is.
+
+mod data;
+
+use std::collections::BTreeSet;
+
+use anstyle::AnsiColor;
+use estop_watchdog::guardian::Client;
+use estop_watchdog::guardian::table::State;
+use estop_watchdog::guardian::wire::Status;
+use estop_watchdog::latch::Latched;
+use estop_watchdog::registry::{JobDir, RunDir};
+use serde_json::{Map, Value, json};
+
+use crate::brain::Known;
+use crate::brain::api::{self, Call};
+use crate::cli::{Output, output};
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// Shows the latch, the daemon, workloads, stores and secrets.
+///
+/// # Errors
+/// If the latch or the run directory cannot be read.
+pub fn status(site: &Site, output: &Output) -> Result<Code> {
+    let latched = site.latch().read()?;
+    let brain = api::request(site, &Call::Status).ok();
+    let (workloads, orphaned) = workloads(site, &latched, brain.as_ref())?;
+    let answer = json!({
+        "schema_version": 1,
+        "latched": latched.all.is_some() || !latched.names.is_empty(),
+        "latch": latch(&latched),
+        "brain": brain.as_ref().map(|brain| json!({"pid": brain["pid"], "uptime_seconds": brain["uptime_seconds"]})),
+        "orphaned": orphaned,
+        "features": {},
+        "workloads": workloads,
+        "stores": data::stores(site),
+        "secrets": data::secrets(site),
+    });
+    output.result(&answer, |answer| text(answer, output));
+    Ok(Code::Done)
+}
+
+fn latch(latched: &Latched) -> Value {
+    let entry = latched.all.as_ref().or_else(|| latched.names.first().map(|(_, entry)| entry));
+    let mut scope: Vec<&str> = latched.names.iter().map(|(name, _)| name.as_str()).collect();
+    if latched.all.is_some() {
+        scope.insert(0, "all");
+    }
+    json!({"since": entry.map(|entry| &entry.since), "by": entry.map(|entry| &entry.by), "reason": entry.map(|entry| &entry.reason), "scope": scope})
+}
+
+/// The workloads, and the names of jobs whose guardian died and left something.
+fn workloads(site: &Site, latched: &Latched, brain: Option<&Value>) -> Result<(Vec<Value>, Vec<String>)> {
+    let dirs = RunDir::at(&site.run_dir).jobs()?;
+    let names: BTreeSet<String> = site.config.workloads.keys().cloned().chain(dirs.iter().map(|dir| dir.name().to_owned())).collect();
+    let (mut workloads, mut orphaned) = (Vec::new(), Vec::new());
+    for name in names {
+        let dir = dirs.iter().find(|dir| dir.name() == name);
+        let known = brain.and_then(|brain| serde_json::from_value::<Known>(brain["workloads"][&name].clone()).ok()).unwrap_or_default();
+        let alive = dir.is_some_and(|dir| dir.is_alive().unwrap_or(true));
+        if !alive && dir.is_some_and(|dir| dir.outcome().ok().flatten().is_none() && dir.entry().ok().flatten().is_some()) {
+            orphaned.push(name.clone());
+        }
+        let status = dir.filter(|_| alive).map(|dir| Client::new(dir).and_then(|mut client| client.status()));
+        let is_latched = latched.all.is_some() || latched.names.iter().any(|(latched, _)| *latched == name);
+        if dir.is_none() && !site.config.workloads.contains_key(&name) {
+            continue;
+        }
+        workloads.push(workload(&name, status, dir, &known, is_latched));
+    }
+    Ok((workloads, orphaned))
+}
+
+fn workload(name: &str, status: Option<estop_watchdog::Result<Status>>, dir: Option<&JobDir>, known: &Known, latched: bool) -> Value {
+    let common = json!({"name": name, "restarts": known.restarts, "last_exit": known.last_exit, "failure": known.failure});
+    let mut fields = match common {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let specific = match status {
+        Some(Ok(status)) => running(&status),
+        // A guardian that does not answer still holds its job: what its record says is what is known.
+        Some(Err(error)) => {
+            let entry = dir.and_then(|dir| dir.entry().ok().flatten());
+            json!({"state": "running", "pid": entry.as_ref().and_then(|entry| entry.handle.main).map(|main| main.pid),
+                "tier": entry.as_ref().map(|entry| entry.tier), "isolation": entry.as_ref().map(|entry| entry.isolation),
+                "guardian": {"pid": entry.map(|entry| entry.guardian.pid), "alive": false}, "error": error.to_string()})
+        }
+        None => {
+            let state = if latched { "latched" } else if known.failure.is_some() { "failed" } else { "stopped" };
+            json!({"state": state, "pid": null, "tier": null, "isolation": null, "guardian": {"pid": null, "alive": false},
+                "processes": 0, "cpu_cores": 0.0, "memory_bytes": 0, "memory_peak_bytes": 0, "uptime_seconds": 0.0})
+        }
+    };
+    if let Value::Object(specific) = specific {
+        fields.extend(specific);
+    }
+    Value::Object(fields)
+}
+
+fn running(status: &Status) -> Value {
+    let state = match status.state {
+        State::Running => "running",
+        State::Frozen | State::Held => "frozen",
+        State::Stopping => "stopping",
+        State::Survivors => "survivors",
+        State::Ended => "stopped",
+    };
+    json!({
+        "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation,
+        "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
+        "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes, "uptime_seconds": status.uptime_seconds,
+        "limits": status.limits, "thresholds": status.thresholds, "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
+    })
+}
+
+fn text(answer: &Value, output: &Output) -> String {
+    let mut text = String::new();
+    if answer["latched"] == true {
+        let scope: Vec<&str> = answer["latch"]["scope"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let line = format!("LATCHED: {} since {}: {}", scope.join(", "), shown(&answer["latch"]["since"]), shown(&answer["latch"]["reason"]));
+        text.push_str(&format!("{}\n", output.paint(AnsiColor::Red, &line)));
+    }
+    match answer["brain"]["pid"].as_u64() {
+        Some(pid) => text.push_str(&format!("daemon: pid {pid}, up {}\n", output::seconds(answer["brain"]["uptime_seconds"].as_f64().unwrap_or(0.0)))),
+        None => text.push_str("daemon: not running\n"),
+    }
+    for name in answer["orphaned"].as_array().into_iter().flatten() {
+        text.push_str(&format!("orphaned: {}: its guardian died; `estop now {}` ends what is left\n", shown(name), shown(name)));
+    }
+    text.push_str(&section(answer, "workloads", &["name", "state", "tier", "isolation", "processes", "cpu_cores", "memory_bytes", "uptime_seconds", "restarts"]));
+    text.push_str(&section(answer, "stores", &["name", "path", "lsn", "files", "bytes", "last_snapshot", "dirty_files"]));
+    text.push_str(&section(answer, "secrets", &["name", "version", "age_seconds", "exposed_to"]));
+    text
+}
+
+fn section(answer: &Value, name: &str, columns: &[&str]) -> String {
+    let rows: Vec<Vec<String>> = answer[name]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| columns.iter().map(|column| cell(column, &row[*column])).collect())
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head: Vec<String> = columns.iter().map(|column| column.replace("_bytes", "").replace("_seconds", "").replace('_', " ")).collect();
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    format!("\n{}", output::table(&head, &rows))
+}
+
+fn cell(column: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Number(number) if column.ends_with("bytes") => output::bytes(number.as_u64().unwrap_or(0)),
+        Value::Number(number) if column.ends_with("_seconds") => output::seconds(number.as_f64().unwrap_or(0.0)),
+        Value::Number(number) if number.is_f64() => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        other => shown(other),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Shows a workload's processes.
+///
+/// # Errors
+/// If it does not run.
+pub fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
+    let dir = RunDir::at(&site.run_dir).job(name);
+    if !dir.is_alive()? {
+        return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));
+    }
+    let mut client = Client::new(&dir)?;
+    let (status, processes) = (client.status()?, client.inspect()?);
+    let answer = json!({"schema_version": 1, "name": name, "status": running(&status), "processes": processes});
+    output.result(&answer, |_| {
+        let rows: Vec<Vec<String>> = processes
+            .iter()
+            .map(|process| {
+                let command = if process.arguments.is_empty() { format!("[{}]", process.command) } else { process.arguments.clone() };
+                vec![process.id.pid.to_string(), process.parent.to_string(), process.state.to_string(), output::bytes(process.memory_bytes), command]
+            })
+            .collect();
+        output::table(&["pid", "parent", "state", "memory", "command"], &rows)
+    });
+    Ok(Code::Done)
+}

@@ -1,0 +1,177 @@
+//! Commands for single workloads: start, stop, restart, freeze, thaw, limits, output.
+
+mod limits;
+
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::time::Duration;
+
+use estop_watchdog::emergency::Stopped;
+use estop_watchdog::guardian::Client;
+use estop_watchdog::registry::{JobDir, RunDir};
+use estop_watchdog::stop::Category;
+use serde_json::json;
+
+use super::now::{Answer, job_line};
+use crate::brain::api::{self, Call};
+use crate::cli::Output;
+use crate::cli::args::LimitCommand;
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// How long a stop is waited for beyond the workload's grace.
+const STOP_WAIT: Duration = Duration::from_mins(10);
+/// How often a growing log file is looked at.
+const FOLLOW_POLL: Duration = Duration::from_millis(200);
+
+/// Has the daemon start workloads.
+///
+/// # Errors
+/// If the daemon is not there, or refuses.
+pub fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+    for name in names {
+        api::request(site, &Call::Start { name: name.clone() })?;
+    }
+    done(output, "started", names)
+}
+
+/// Has the daemon stop workloads and start them again.
+///
+/// # Errors
+/// If the daemon is not there, or refuses, or a stop is not proven.
+pub fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+    let stopped = stop_all(site, names, "restarted by an operator")?;
+    if !stopped.jobs.iter().all(|job| job.proven_empty) {
+        return Err(Failure::new(Code::NotProven, "not-proven", "a stop is not proven, so nothing was started in its place", "see `estop status`"));
+    }
+    start(site, names, output)
+}
+
+/// Stops workloads: asks, waits, then kills.
+///
+/// # Errors
+/// If one does not run, or its guardian does not answer.
+pub fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
+    let stopped = stop_all(site, names, reason)?;
+    let proven = !stopped.jobs.is_empty() && stopped.jobs.iter().all(|job| job.proven_empty);
+    let next_action = if stopped.jobs.is_empty() {
+        "None of them was running: see `estop status`."
+    } else if proven {
+        "They are stopped; `estop start` starts them again."
+    } else {
+        "Not everything is proven to be gone: see the survivors, and `estop now`."
+    };
+    let answer = Answer::new(&stopped, None, reason, false, next_action.to_owned());
+    output.result(&answer, |_| {
+        let lines: Vec<String> = stopped.jobs.iter().map(job_line).collect();
+        format!("{}\n{next_action}", lines.join("\n"))
+    });
+    Ok(if proven { Code::Done } else { Code::NotProven })
+}
+
+fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
+    let run_dir = RunDir::at(&site.run_dir);
+    let mut stopped = Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
+    for name in names {
+        let dir = run_dir.job(name);
+        if !dir.is_alive()? {
+            continue;
+        }
+        match Client::new(&dir)?.stop(Category::Ask, reason, STOP_WAIT) {
+            Ok(report) => stopped.jobs.push(report),
+            Err(estop_watchdog::Error::NoAnswer { name, .. }) => stopped.unreachable.push(name),
+            // It ended by itself in the meantime.
+            Err(_) if dir.outcome()?.is_some() || !dir.is_alive()? => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(stopped)
+}
+
+/// Freezes workloads until they are thawed.
+///
+/// # Errors
+/// If one does not run, or may not be frozen.
+pub fn freeze(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+    for name in names {
+        client(site, name)?.freeze(None)?;
+    }
+    done(output, "frozen", names)
+}
+
+/// Lets frozen workloads run again.
+///
+/// # Errors
+/// If one does not run.
+pub fn thaw(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+    for name in names {
+        client(site, name)?.thaw()?;
+    }
+    done(output, "thawed", names)
+}
+
+/// Changes limits while a workload runs.
+///
+/// # Errors
+/// If it does not run, or a limit makes no sense: then none is changed.
+pub fn limit(site: &Site, command: LimitCommand, output: &Output) -> Result<Code> {
+    let LimitCommand::Set { name, assignments } = command;
+    let mut client = client(site, &name)?;
+    let status = client.status()?;
+    let (mut limits, mut thresholds) = (status.limits, status.thresholds);
+    for assignment in &assignments {
+        limits::apply(&mut limits, &mut thresholds, assignment)?;
+    }
+    let status = client.set_limits(&limits, &thresholds)?;
+    let answer = json!({"schema_version": 1, "name": name, "limits": status.limits, "thresholds": status.thresholds, "enforced_by_kernel": status.enforced});
+    output.result(&answer, |_| format!("{name}: {}", assignments.join(", ")));
+    Ok(Code::Done)
+}
+
+/// Shows a workload's output.
+///
+/// # Errors
+/// If there is none.
+pub fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Result<Code> {
+    crate::engine::launch::check_name(name)?;
+    let path = site.log_file(name);
+    let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
+    loop {
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(|error| Failure::io("read", &path, &error))?;
+        if show(name, &text, output).is_err() || !follow {
+            return Ok(Code::Done);
+        }
+        std::thread::sleep(FOLLOW_POLL);
+        // A file that was cut short is read from its beginning.
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        if file.stream_position().is_ok_and(|position| position > length) {
+            let _ = file.seek(SeekFrom::Start(0));
+        }
+    }
+}
+
+/// The output as it is, or a JSON object a line.
+fn show(name: &str, text: &[u8], output: &Output) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if !output.json {
+        out.write_all(text)?;
+        return out.flush();
+    }
+    for line in String::from_utf8_lossy(text).lines() {
+        writeln!(out, "{}", json!({"schema_version": 1, "name": name, "line": line}))?;
+    }
+    out.flush()
+}
+
+fn client(site: &Site, name: &str) -> Result<Client> {
+    let dir: JobDir = RunDir::at(&site.run_dir).job(name);
+    if !dir.is_alive()? {
+        return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));
+    }
+    Ok(Client::new(&dir)?)
+}
+
+fn done(output: &Output, what: &str, names: &[String]) -> Result<Code> {
+    output.result(&json!({"schema_version": 1, what: names}), |_| format!("{what}: {}", names.join(", ")));
+    Ok(Code::Done)
+}

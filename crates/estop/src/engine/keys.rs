@@ -1,0 +1,215 @@
+//! The secrets: which store holds them, how they are rotated, who gets them.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use estop_secrets::local::Options as LocalOptions;
+use estop_secrets::notify::{Delivery, Limits, Notifier, Subscriber};
+use estop_secrets::rotate::{Generate, Plan};
+use estop_secrets::vault::{Login, Options as VaultOptions};
+use estop_secrets::cache::CachePolicy;
+use estop_secrets::{EmbeddedStore, ExposureLedger, Rotator, SecretCache, SecretName, SecretStore, SecretValue, VaultClient};
+use estop_watchdog::guardian::Client;
+use estop_watchdog::registry::{JobDir, RunDir};
+
+use crate::config::{self, Auth};
+use crate::failure::{Failure, Result};
+use crate::site::Site;
+
+/// Another process may rotate a secret at any moment, so that what is read is read afresh; the cache is for when it cannot be.
+const MAX_AGE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The secrets of one estop.
+#[derive(Clone)]
+pub struct Keys {
+    /// Where they are.
+    pub store: Arc<dyn SecretStore>,
+    /// What was read last, for the time while the store is away.
+    pub cache: Arc<SecretCache>,
+    /// Who received which version.
+    pub ledger: Arc<ExposureLedger>,
+    site: Site,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("store", &self.store.describe()).finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Opens the store that the configuration names: Vault, or the embedded one.
+    ///
+    /// # Errors
+    /// If it cannot be opened or reached.
+    pub async fn open(site: &Site) -> Result<Self> {
+        site.open_state_dir()?;
+        let store: Arc<dyn SecretStore> = match &site.config.vault {
+            Some(vault) => Arc::new(VaultClient::connect(vault_options(vault)?).await?),
+            None => {
+                let dir = site.state_dir.join("secrets");
+                Arc::new(EmbeddedStore::open(LocalOptions::new(&dir, site.state_dir.join("secrets.key"))?)?)
+            }
+        };
+        let ledger = Arc::new(ExposureLedger::new(site.state_dir.join("exposure")));
+        let cache = Arc::new(SecretCache::new(Arc::clone(&store), CachePolicy { max_age: MAX_AGE, ..CachePolicy::default() }));
+        Ok(Self { store, cache, ledger, site: site.clone() })
+    }
+
+    /// A rotator that tells the subscribers.
+    pub fn rotator(&self) -> Rotator {
+        let delivery: Arc<dyn Delivery> = Arc::new(ToGuardians { site: self.site.clone() });
+        let notifier = Notifier::new(delivery, Some(Arc::clone(&self.ledger)), Limits::default());
+        Rotator::new(Arc::clone(&self.store), Arc::new(notifier)).with_cache(Arc::clone(&self.cache))
+    }
+
+    /// How the secret `name` is rotated, as the configuration says.
+    ///
+    /// # Errors
+    /// If no section of the configuration says how: a value of somebody else's making cannot be made up.
+    pub async fn plan(&self, name: &SecretName) -> Result<Plan> {
+        let Some(secret) = self.site.config.secrets.get(name.as_str()) else {
+            return Err(Failure::failed(
+                format!("nothing says how a new value of the secret {name} is made"),
+                format!("add a section [secret.\"{name}\"] to the configuration"),
+            ));
+        };
+        let kind = Generate { policy: secret.generate.policy(), test: secret.test.as_ref().map(|command| command.argv().to_vec()) };
+        let mut subscribers = self.files_of(name);
+        for subscriber in &secret.notify {
+            subscribers.push(self.subscriber(subscriber).await?);
+        }
+        Ok(Plan { name: name.clone(), kind: Arc::new(kind), subscribers, overlap: secret.overlap.duration() })
+    }
+
+    /// The workloads that have `name` in a file: those files are replaced before anyone is told.
+    fn files_of(&self, name: &SecretName) -> Vec<Subscriber> {
+        let workloads = self.site.config.workloads.iter();
+        workloads
+            .flat_map(|(workload, definition)| {
+                let files = definition.secret_files.iter().filter(|(_, secret)| *secret == name.as_str());
+                files.map(|(file, _)| Subscriber::File { workload: workload.clone(), file: file.clone() })
+            })
+            .collect()
+    }
+
+    async fn subscriber(&self, subscriber: &config::Subscriber) -> Result<Subscriber> {
+        Ok(match subscriber {
+            config::Subscriber::Signal { signal, workload } => Subscriber::Signal { signal: signal.clone(), workload: workload.clone() },
+            config::Subscriber::Exec(command) => Subscriber::Exec { command: command.argv().to_vec() },
+            config::Subscriber::Webhook { url, key } => {
+                let key = match key {
+                    Some(key) => Some(self.store.read(&SecretName::new(key.clone())?, None).await?.value),
+                    None => None,
+                };
+                Subscriber::Webhook { url: url.clone(), key }
+            }
+        })
+    }
+
+    /// The names of all secrets that `workloads` were ever given.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn exposed_to(&self, workloads: &[String]) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for workload in workloads {
+            names.extend(self.ledger.exposed_to(workload)?.into_keys().map(String::from));
+        }
+        Ok(names)
+    }
+}
+
+fn vault_options(vault: &config::Vault) -> Result<VaultOptions> {
+    let login = match &vault.auth {
+        Auth::Token { token_file } => Login::TokenFile(token_file.clone()),
+        Auth::AppRole { role_id, secret_id_file } => {
+            let text = std::fs::read_to_string(secret_id_file).map_err(|error| Failure::io("read the secret id in", secret_id_file, &error))?;
+            Login::AppRole { mount: "approle".to_owned(), role_id: role_id.clone(), secret_id: SecretValue::from(text.trim()) }
+        }
+    };
+    let mut options = VaultOptions::new(vault.address.clone(), login);
+    options.loopback_http = vault.allow_http_loopback;
+    options.ca_file.clone_from(&vault.ca_file);
+    options.namespace.clone_from(&vault.namespace);
+    options.mount.clone_from(&vault.mount);
+    if !vault.prefix.is_empty() {
+        options.prefix = Some(SecretName::new(vault.prefix.clone())?);
+    }
+    Ok(options)
+}
+
+/// Reaches workloads through their guardians and their directories of secrets.
+struct ToGuardians {
+    site: Site,
+}
+
+impl ToGuardians {
+    fn job(&self, workload: &str) -> std::result::Result<JobDir, String> {
+        let dir = RunDir::at(&self.site.run_dir).job(workload);
+        match dir.is_alive() {
+            Ok(true) => Ok(dir),
+            _ => Err(format!("{workload} does not run")),
+        }
+    }
+}
+
+#[async_trait]
+impl Delivery for ToGuardians {
+    async fn run_id(&self, workload: &str) -> std::result::Result<String, String> {
+        let dir = self.job(workload)?;
+        // A workload in an open emergency is given nothing until the reset.
+        if let Ok(Some(_)) | Err(_) = self.site.latch().holds(workload) {
+            return Err(format!("{workload} is latched"));
+        }
+        match dir.entry() {
+            Ok(Some(entry)) => Ok(entry.id),
+            Ok(None) => Err(format!("{workload} does not run")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn signal(&self, workload: &str, signal: &str) -> std::result::Result<(), String> {
+        let dir = self.job(workload)?;
+        let number = signal_number(signal).ok_or_else(|| format!("there is no signal {signal}"))?;
+        let sent = tokio::task::spawn_blocking(move || Client::new(&dir)?.signal(number));
+        sent.await.map_err(|error| error.to_string())?.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    async fn replace_file(&self, workload: &str, file: &str, value: &SecretValue) -> std::result::Result<(), String> {
+        let dir = self.job(workload)?;
+        let (path, value) = (dir.secrets().join(file), value.clone());
+        let replaced = tokio::task::spawn_blocking(move || replace_secret_file(&path, &value));
+        replaced.await.map_err(|error| error.to_string())?
+    }
+}
+
+/// Puts the value beside the old file and then in its place, owned as the old one was.
+fn replace_secret_file(path: &std::path::Path, value: &SecretValue) -> std::result::Result<(), String> {
+    let shown = |error: &dyn std::fmt::Display| format!("cannot replace {}: {error}", path.display());
+    let parent = path.parent().ok_or_else(|| shown(&"it has no directory"))?;
+    let owner = std::fs::metadata(parent).map_err(|error| shown(&error))?;
+    let fresh = tempfile::NamedTempFile::new_in(parent).map_err(|error| shown(&error))?;
+    std::fs::write(fresh.path(), value.expose()).map_err(|error| shown(&error))?;
+    std::os::unix::fs::fchown(fresh.as_file(), Some(owner.uid()), Some(owner.gid())).map_err(|error| shown(&error))?;
+    fresh.persist(path).map(drop).map_err(|error| shown(&error))
+}
+
+/// The number of a signal by its name without `SIG`.
+pub fn signal_number(name: &str) -> Option<i32> {
+    use rustix::process::Signal;
+    let signal = match name.strip_prefix("SIG").unwrap_or(name) {
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "QUIT" => Signal::QUIT,
+        "TERM" => Signal::TERM,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "WINCH" => Signal::WINCH,
+        "CONT" => Signal::CONT,
+        _ => return None,
+    };
+    Some(signal.as_raw())
+}

@@ -1,0 +1,284 @@
+//! From a workload's definition to a running job.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use estop_secrets::exposure::{Channel, Exposure};
+use estop_secrets::{SecretName, SecretValue};
+use estop_watchdog::guardian::{GuardianSpec, OnBrainLoss, OnBreach};
+use estop_watchdog::job::linux::procfs;
+use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile, Tier};
+use estop_watchdog::ladder::{Steps, Thresholds};
+use estop_watchdog::registry::RunDir;
+
+use super::keys::Keys;
+use super::stores::{Place, vaults};
+use super::user::{self, Account};
+use crate::config::{self, Workload};
+use crate::failure::{Code, Failure, Result};
+use crate::site::Site;
+
+/// Time between two samples.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How a workload is started.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Where.
+    pub site: &'a Site,
+    /// Its name.
+    pub name: &'a str,
+    /// Its definition.
+    pub workload: &'a Workload,
+    /// The command, if it is not UTF-8 and so not in the definition.
+    pub argv: Option<Vec<OsString>>,
+    /// The process group whose terminal it shares, for a foreground run.
+    pub process_group: Option<u32>,
+    /// Signals that it ignores from the start.
+    pub ignored_signals: Vec<i32>,
+}
+
+/// The stores of a workload.
+#[derive(Clone, Debug, Default)]
+pub struct Stores {
+    /// Those that it writes.
+    pub writes: Vec<Place>,
+    /// Those that are put back after a `CRITICAL_STOP`.
+    pub protects: Vec<Place>,
+}
+
+impl Stores {
+    /// Finds the stores of `workload`.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn of(site: &Site, workload: &Workload) -> Result<Self> {
+        let find = |names: &[String]| names.iter().map(|name| Place::find(site, name)).collect::<Result<Vec<_>>>();
+        Ok(Self { writes: find(&workload.stores)?, protects: find(&workload.protect)? })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Place> {
+        self.writes.iter().chain(&self.protects)
+    }
+}
+
+/// The secrets of one start, read and already noted in the ledger.
+#[derive(Debug, Default)]
+struct Delivered {
+    variables: Vec<(String, SecretValue)>,
+    files: Vec<SecretFile>,
+}
+
+impl Launch<'_> {
+    /// All that the guardian is told. Reads the workload's secrets and records their exposure before they leave.
+    ///
+    /// # Errors
+    /// If it is latched, a secret or a user is not there, or the ledger cannot be written.
+    pub async fn guardian_spec(&self, keys: Option<&Keys>, stores: &Stores) -> Result<GuardianSpec> {
+        if let Some(entry) = self.site.latch().holds(self.name)? {
+            return Err(estop_watchdog::Error::Latched { since: entry.since, reason: entry.reason }.into());
+        }
+        let run_dir = self.site.open_run_dir()?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let account = self.workload.user.as_deref().map(user::look_up).transpose()?;
+        let delivered = self.deliver(keys, &id).await?;
+        let secrets_dir = (!self.workload.secret_files.is_empty()).then(|| run_dir.job(self.name).secrets());
+        let environment = self.environment(account.as_ref(), delivered.variables, secrets_dir.as_ref());
+        let workload = self.workload;
+        Ok(GuardianSpec {
+            job: JobSpec {
+                name: self.name.to_owned(),
+                id,
+                instance: self.site.instance(),
+                program: self.program(environment, account),
+                limits: limits(workload),
+                containment: self.containment(stores),
+                secrets_dir,
+            },
+            run_dir: run_dir.path().to_owned(),
+            state_dir: self.site.state_dir.clone(),
+            thresholds: thresholds(&workload.limits),
+            on_breach: on_breach(workload.on_breach),
+            grace: workload.grace.duration(),
+            freezable: workload.freezable,
+            freeze_max: workload.freeze_max.duration(),
+            sample_interval: SAMPLE_INTERVAL,
+            brain: Some(this_process()),
+            on_brain_loss: on_brain_loss(workload.on_brain_loss),
+            brain_loss_grace: workload.brain_loss_grace.duration(),
+            stores: stores.all().map(|place| place.path.clone()).collect(),
+            protects: stores.protects.iter().map(|place| place.name.clone()).collect(),
+            secret_files: delivered.files,
+            incident: estop_recovery::IncidentId::new().to_string(),
+        })
+    }
+
+    fn program(&self, environment: Vec<(Bytes, Bytes)>, account: Option<Account>) -> Program {
+        let argv = match &self.argv {
+            Some(argv) => argv.iter().cloned().map(Bytes::from).collect(),
+            None => self.workload.command.argv().iter().cloned().map(Bytes::from).collect(),
+        };
+        Program {
+            argv,
+            environment,
+            directory: self.workload.directory.clone(),
+            user: account.map(|account| account.ids),
+            process_group: self.process_group,
+            ignored_signals: self.ignored_signals.clone(),
+        }
+    }
+
+    fn containment(&self, stores: &Stores) -> Containment {
+        let mut cover = vec![self.site.state_dir.clone(), self.site.run_dir.clone()];
+        cover.extend(vaults(self.site));
+        cover.extend(stores.all().map(|place| place.vault.clone()));
+        cover.sort_unstable();
+        cover.dedup();
+        Containment {
+            require_tier: self.workload.require_tier.map(tier),
+            pid_namespace: self.workload.pid_namespace,
+            new_privileges: self.workload.new_privs,
+            landlock: self.workload.landlock,
+            cover,
+            ..Containment::default()
+        }
+    }
+
+    /// The caller's environment, the workload's own variables, its secrets.
+    fn environment(&self, account: Option<&Account>, secrets: Vec<(String, SecretValue)>, secrets_dir: Option<&PathBuf>) -> Vec<(Bytes, Bytes)> {
+        let mut variables: BTreeMap<OsString, Bytes> = std::env::vars_os().map(|(name, value)| (name, value.into())).collect();
+        // estop's own key opens all secrets; it is nobody's but estop's.
+        for own in ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN"] {
+            variables.remove(&OsString::from(own));
+        }
+        if let Some(account) = account {
+            for (name, value) in [("HOME", &account.home), ("SHELL", &account.shell), ("USER", &account.name), ("LOGNAME", &account.name)] {
+                variables.insert(name.into(), value.clone().into());
+            }
+        }
+        for (name, value) in &self.workload.environment {
+            variables.insert(name.into(), value.clone().into());
+        }
+        if let Some(dir) = secrets_dir {
+            variables.insert("ESTOP_SECRETS_DIR".into(), dir.clone().into_os_string().into());
+        }
+        for (name, value) in secrets {
+            variables.insert(name.into(), Bytes(value.expose().to_vec()));
+        }
+        variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
+    }
+
+    async fn deliver(&self, keys: Option<&Keys>, run_id: &str) -> Result<Delivered> {
+        let wanted = self.workload.secrets.iter().map(|pair| (pair, Channel::Env));
+        let wanted = wanted.chain(self.workload.secret_files.iter().map(|pair| (pair, Channel::File)));
+        let (mut delivered, mut exposures) = (Delivered::default(), Vec::new());
+        for ((target, name), channel) in wanted {
+            let keys = keys.ok_or_else(|| Failure::failed("the secrets were not opened", ""))?;
+            let name = SecretName::new(name.clone())?;
+            let secret = keys.cache.get(&name).await?;
+            exposures.push(Exposure::now(self.name, run_id, name.clone(), secret.version(), channel));
+            match channel {
+                Channel::File => delivered.files.push(SecretFile { file: target.clone(), value: secret.value().expose().to_vec() }),
+                _ if secret.value().expose().contains(&0) => {
+                    let message = format!("the secret {name} holds a zero byte, which no variable can");
+                    return Err(Failure::usage(message, "deliver it as a file"));
+                }
+                _ => delivered.variables.push((target.clone(), secret.value().clone())),
+            }
+        }
+        if let Some(keys) = keys.filter(|_| !exposures.is_empty()) {
+            keys.ledger.record(&exposures)?;
+        }
+        Ok(delivered)
+    }
+}
+
+/// This process, as a guardian's brain.
+pub fn this_process() -> ProcessId {
+    let pid = std::process::id();
+    procfs::identity(pid).unwrap_or(ProcessId { pid, start_time: 0 })
+}
+
+/// Refuses a name that cannot be a directory's and a cgroup's.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<()> {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let rest = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
+    if first && rest && name.len() <= 63 {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{name:?} is no name for a workload"), "use a-z, 0-9, `.`, `_`, `-`, at most 63, beginning with a letter or digit"))
+}
+
+/// Runs `future` to its end on a runtime of its own.
+///
+/// # Errors
+/// The future's own, or that no runtime can be had.
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| Failure::new(Code::Failed, "system", format!("cannot start a runtime: {error}"), ""))?.block_on(future)
+}
+
+/// The limits of `workload`.
+pub fn limits(workload: &Workload) -> Limits {
+    Limits {
+        memory_max: workload.memory_max.map(config::Size::bytes),
+        cpu_max: workload.cpu_max.map(config::CpuPercent::cores),
+        pids_max: workload.pids_max,
+        time_max: workload.time_max.map(config::Period::duration),
+    }
+}
+
+/// The ladder of a workload.
+pub fn thresholds(limits: &config::Limits) -> Thresholds {
+    #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
+    let whole = |number: u64| number as f64;
+    Thresholds {
+        memory: steps(limits.memory, |size| whole(size.bytes())),
+        cpu: steps(limits.cpu, config::CpuPercent::cores),
+        pids: steps(limits.pids, whole),
+        time: steps(limits.time, |period| period.duration().as_secs_f64()),
+    }
+}
+
+fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64) -> Steps {
+    Steps {
+        warn: ladder.warn.map(&value),
+        throttle: ladder.throttle.map(&value),
+        freeze: ladder.freeze.map(&value),
+        stop: ladder.stop.map(&value),
+    }
+}
+
+fn tier(tier: config::Tier) -> Tier {
+    match tier {
+        config::Tier::Tracked => Tier::Tracked,
+        config::Tier::Namespace => Tier::Namespace,
+        config::Tier::Kernel => Tier::Kernel,
+    }
+}
+
+fn on_breach(on_breach: config::OnBreach) -> OnBreach {
+    match on_breach {
+        config::OnBreach::Freeze => OnBreach::Freeze,
+        config::OnBreach::Stop => OnBreach::Stop,
+        config::OnBreach::CriticalStop => OnBreach::CriticalStop,
+    }
+}
+
+fn on_brain_loss(on_brain_loss: config::OnBrainLoss) -> OnBrainLoss {
+    match on_brain_loss {
+        config::OnBrainLoss::Keep => OnBrainLoss::Keep,
+        config::OnBrainLoss::Freeze => OnBrainLoss::Freeze,
+        config::OnBrainLoss::Stop => OnBrainLoss::Stop,
+    }
+}
+
+/// The run directory of `site`, without making it.
+pub fn run_dir(site: &Site) -> RunDir {
+    RunDir::at(&site.run_dir)
+}

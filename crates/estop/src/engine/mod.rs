@@ -1,0 +1,8 @@
+//! The pillars wired together: what one needs of another, given to it.
+
+pub mod keys;
+pub mod launch;
+pub mod recorder;
+pub mod response;
+pub mod stores;
+pub mod user;

@@ -1,0 +1,351 @@
+//! What the steps of an incident do here, and how an incident is opened and carried through.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use estop_integrity::progress::Silent;
+use estop_integrity::{KBSnapshot, Origin, RecoveryPoint, RollbackRequest, SnapshotManager, verify};
+use estop_recovery::{
+    Actions, Answer, Claim, CriticalFailure, CriticalFailureLog, Detail, Event, Failure as Failed, Incident, IncidentId,
+    IncidentStore, Order, Plan, Run, Saga, StepKind, StepState, Stopped, Trigger,
+};
+use estop_secrets::SecretName;
+use estop_secrets::rotate::Request;
+use estop_watchdog::emergency::{self, Instance};
+use estop_watchdog::guardian::Client;
+use estop_watchdog::latch::Entry as LatchEntry;
+use estop_watchdog::registry::{JobDir, Outcome, RunDir};
+use estop_watchdog::stop::{Category, StopReport};
+use serde_json::{Value, json};
+
+use super::keys::Keys;
+use super::launch::block_on;
+use super::stores::{JobWriters, Place};
+use crate::failure::Result;
+use crate::site::Site;
+
+/// An emergency whose stop is over, or was tried.
+#[derive(Clone, Debug)]
+pub struct Emergency {
+    /// Its identifier, if it was chosen beforehand.
+    pub id: Option<String>,
+    /// What set it off.
+    pub trigger: Trigger,
+    /// Why.
+    pub reason: String,
+    /// The workloads concerned.
+    pub workloads: Vec<String>,
+    /// The stores to put back.
+    pub protects: Vec<String>,
+    /// What was stopped.
+    pub reports: Vec<StopReport>,
+}
+
+/// Opens an incident for `emergency` and records it. The steps of the stop are taken over as they were.
+///
+/// # Errors
+/// If it cannot be planned or recorded.
+pub fn open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
+    let ledger = estop_secrets::ExposureLedger::new(site.state_dir.join("exposure"));
+    let mut exposed = std::collections::BTreeSet::new();
+    for workload in &emergency.workloads {
+        exposed.extend(ledger.exposed_to(workload)?.into_keys().map(String::from));
+    }
+    let settings = site.config.recovery.settings(emergency.protects.iter().cloned().collect(), exposed);
+    let plan = Plan::build(&settings)?;
+    let mut incident =
+        Incident::new(emergency.trigger, Some(emergency.reason.clone()), emergency.workloads.clone(), &plan);
+    if let Some(id) = emergency.id.as_deref().and_then(|id| id.parse::<IncidentId>().ok()) {
+        incident.id = id;
+    }
+    take_over(&mut incident, &emergency.reports);
+    let store = IncidentStore::open(&site.incidents())?;
+    let claim = store.claim(incident.id)?;
+    estop_recovery::Journal::save(&store, &incident)?;
+    Ok((claim, incident))
+}
+
+/// How long whoever ordered a stop has to record its incident.
+const RECORD_WAIT: Duration = Duration::from_secs(20);
+/// How often the record of an incident is looked at that somebody else works on.
+const RECORD_POLL: Duration = Duration::from_millis(50);
+
+/// Carries through the incident of a job that ended by `CRITICAL_STOP`: opens it, or takes up the one that whoever ordered
+/// the stop has opened. If somebody else is at work on that, waits for its end.
+///
+/// # Errors
+/// If it can neither be opened nor read.
+pub fn attend(site: &Site, outcome: &Outcome, protects: &[String], observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Result<Run> {
+    let emergency = Emergency {
+        id: outcome.incident.clone(),
+        trigger: if outcome.breach.is_some() { Trigger::Limit } else { Trigger::Operator },
+        reason: outcome.reason.clone(),
+        workloads: vec![outcome.name.clone()],
+        protects: protects.to_vec(),
+        reports: outcome.report.iter().cloned().collect(),
+    };
+    let store = IncidentStore::open(&site.incidents())?;
+    let id = outcome.incident.clone().filter(|_| !outcome.opened_incident).unwrap_or_default();
+    let deadline = Instant::now() + RECORD_WAIT;
+    while !id.is_empty() && Instant::now() < deadline {
+        match store.take_up(&id) {
+            Ok((_claim, incident)) if !incident.is_open() => return Ok(Run { incident, unrecorded: Vec::new() }),
+            Ok((_claim, incident)) => return carry_through(site, incident, true, observer),
+            Err(estop_recovery::Error::Busy { .. }) => return Ok(Run { incident: closed(&store, &id)?, unrecorded: Vec::new() }),
+            Err(_) => std::thread::sleep(RECORD_POLL),
+        }
+    }
+    let (_claim, incident) = open(site, &emergency)?;
+    carry_through(site, incident, false, observer)
+}
+
+/// Waits for an incident that somebody else works on to be closed, or to be left.
+fn closed(store: &IncidentStore, id: &str) -> Result<Incident> {
+    loop {
+        match store.take_up(id) {
+            Ok((_claim, incident)) => return Ok(incident),
+            Err(estop_recovery::Error::Busy { .. }) => std::thread::sleep(RECORD_POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Notes the steps that the guardians took in the stops of `reports`.
+fn take_over(incident: &mut Incident, reports: &[StopReport]) {
+    if reports.is_empty() {
+        return;
+    }
+    let longest = |phase: fn(&StopReport) -> f64| reports.iter().map(phase).fold(0.0, f64::max);
+    let durable = reports.iter().all(|report| report.latch_durable != Some(false));
+    let proven = reports.iter().all(|report| report.proven_empty);
+    let steps = [
+        (StepKind::Latch, durable, longest(|report| report.phases.latch_seconds), json!({"durable": durable})),
+        (StepKind::Freeze, true, longest(|report| report.phases.freeze_seconds), json!({})),
+        (StepKind::Capture, true, longest(|report| report.phases.capture_seconds), json!({"log": "critical-failures.jsonl"})),
+        (StepKind::Stop, proven, longest(|report| report.phases.kill_seconds), json!({"proven_empty": proven, "jobs": reports})),
+    ];
+    for (kind, well, seconds, detail) in steps {
+        let state = if well { StepState::Done } else { StepState::Failed };
+        incident.already_taken(kind, state, seconds, &object(detail));
+    }
+}
+
+/// Takes the incident through the steps that are left, telling `observer`.
+///
+/// # Errors
+/// If the incidents cannot be opened, or it is closed.
+pub fn carry_through(
+    site: &Site,
+    incident: Incident,
+    resumed: bool,
+    observer: impl Fn(Event<'_>) + Send + Sync + 'static,
+) -> Result<Run> {
+    let journal = Arc::new(IncidentStore::open(&site.incidents())?);
+    let saga = Saga::new(journal, Arc::new(Response { site: site.clone() }), Box::new(observer));
+    Ok(if resumed { saga.resume(incident)? } else { saga.run(incident) })
+}
+
+/// Does the steps of incidents.
+#[derive(Debug)]
+pub struct Response {
+    site: Site,
+}
+
+impl Response {
+    fn jobs(&self, workloads: &[String]) -> Vec<JobDir> {
+        let run_dir = RunDir::at(&self.site.run_dir);
+        let alive = |dir: &JobDir| dir.is_alive().unwrap_or(true);
+        workloads.iter().map(|name| run_dir.job(name)).filter(alive).collect()
+    }
+
+    fn instance(&self) -> Instance {
+        Instance {
+            run_dir: self.site.run_dir.clone(),
+            state_dir: Some(self.site.state_dir.clone()),
+            cgroups: Some(self.site.instance()),
+        }
+    }
+
+    fn put_back(&self, order: &Order, store: &str) -> Result<std::result::Result<Answer, Failed>> {
+        let place = Place::find(&self.site, store)?;
+        let manager = place.open()?;
+        let Some(snapshot) = point_before(&manager, &order.incident)? else {
+            return Ok(Err(Failed::new(format!("{store} has no snapshot from before the incident: nothing can be put back"))));
+        };
+        let request = RollbackRequest::new(RecoveryPoint::from(&snapshot.id));
+        let report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
+        let mut detail = object(json!(report));
+        detail.insert("snapshot".to_owned(), json!(snapshot.id));
+        Ok(if report.verified {
+            Ok(Answer::Done(detail))
+        } else {
+            Err(Failed::new(format!("{store} was put back, but not everything matches")).with_detail(detail))
+        })
+    }
+
+    fn replace_keys(&self, order: &Order, secrets: &[String]) -> Result<std::result::Result<Answer, Failed>> {
+        let reason = format!("incident {}: {}", order.incident.id, order.incident.reason.as_deref().unwrap_or("emergency"));
+        let (rotations, unknown) = block_on(async {
+            let keys = Keys::open(&self.site).await?;
+            let (mut plans, mut unknown) = (Vec::new(), Vec::new());
+            for name in secrets {
+                match keys.plan(&SecretName::new(name.clone())?).await {
+                    Ok(plan) => plans.push(plan),
+                    Err(error) => unknown.push(json!({"name": name, "still_exposed": true, "error": error.message})),
+                }
+            }
+            Ok((keys.rotator().rotate_all(plans, &Request::emergency(reason)).await, unknown))
+        })?;
+        let complete = unknown.is_empty() && rotations.rotations.iter().all(estop_secrets::rotate::Report::is_complete);
+        let mut detail = object(json!(rotations));
+        if let Some(list) = detail.get_mut("rotations").and_then(Value::as_array_mut) {
+            list.extend(unknown);
+        }
+        Ok(if complete {
+            Ok(Answer::Done(detail))
+        } else {
+            Err(Failed::new("some secrets are still exposed; the detail names them").with_detail(detail))
+        })
+    }
+
+    /// What was put back is byte for byte what it was put back to, and its databases are sound.
+    fn check_store(&self, store: &str, snapshot: &str) -> Result<(bool, Value)> {
+        let place = Place::find(&self.site, store)?;
+        let manager = place.open()?;
+        let report = manager.verify_live(&snapshot.parse()?, &Silent)?;
+        let mut databases = Vec::new();
+        for path in sqlite_files(&place.path) {
+            let verdict = verify::sqlite_integrity(&path).err().map_or("ok".to_owned(), |error| error.to_string());
+            databases.push(json!({"path": path, "integrity_check": verdict}));
+        }
+        let sound = databases.iter().all(|database| database["integrity_check"] == "ok");
+        let detail = json!({"store": store, "files_checked": report.files_checked, "bytes_checked": report.bytes_checked,
+            "ok": report.ok, "errors": report.errors, "databases": databases});
+        Ok((report.ok && sound, detail))
+    }
+}
+
+impl Actions for Response {
+    fn latch(&self, order: &Order) -> std::result::Result<Answer, Failed> {
+        let latch = estop_watchdog::latch::Latch::open(&self.site.state_dir)?;
+        for workload in &order.incident.workloads {
+            latch.handle(Some(workload))?.set(&LatchEntry {
+                since: order.incident.opened.to_string(),
+                by: order.incident.trigger.to_string(),
+                reason: order.incident.reason.clone().unwrap_or_default(),
+                incident: order.incident.id.to_string(),
+            })?;
+        }
+        Ok(Answer::done())
+    }
+
+    fn freeze(&self, order: &Order) -> std::result::Result<Answer, Failed> {
+        let jobs = self.jobs(&order.incident.workloads);
+        if jobs.is_empty() {
+            return Ok(Answer::NothingToDo { reason: "no job is running".to_owned() });
+        }
+        for dir in jobs {
+            Client::new(&dir)?.freeze(None)?;
+        }
+        Ok(Answer::done())
+    }
+
+    fn capture(&self, order: &Order) -> std::result::Result<Answer, Failed> {
+        let jobs = self.jobs(&order.incident.workloads);
+        if jobs.is_empty() {
+            return Ok(Answer::NothingToDo { reason: "no job is running".to_owned() });
+        }
+        let log = CriticalFailureLog::open(&self.site.critical_failures())?;
+        for dir in jobs {
+            let mut entry = CriticalFailure::new("capture");
+            entry.workload = Some(dir.name().to_owned());
+            entry.incident = Some(order.incident.id);
+            entry.reason.clone_from(&order.incident.reason);
+            entry.tree = Client::new(&dir)?.inspect()?.iter().map(|process| json!(process)).collect();
+            log.append(&entry)?;
+        }
+        Ok(Answer::done())
+    }
+
+    fn stop(&self, order: &Order) -> std::result::Result<Stopped, Failed> {
+        let request = emergency::Request {
+            names: &order.incident.workloads,
+            category: Category::Kill,
+            reason: order.incident.reason.as_deref().unwrap_or("incident"),
+            incident: &order.incident.id.to_string(),
+        };
+        let stopped = emergency::critical_stop(&[self.instance()], request);
+        // Here a job that is not found is one that has ended: neither its record nor its cgroup is there.
+        let proven_empty = stopped.jobs.iter().all(|job| job.proven_empty);
+        let detail = object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "unreachable": stopped.unreachable}));
+        Ok(Stopped { proven_empty, detail })
+    }
+
+    fn rollback(&self, order: &Order, store: &str) -> std::result::Result<Answer, Failed> {
+        self.put_back(order, store).unwrap_or_else(|failure| Err(Failed::new(failure.message)))
+    }
+
+    fn rotate(&self, order: &Order, secrets: &[String]) -> std::result::Result<Answer, Failed> {
+        self.replace_keys(order, secrets).unwrap_or_else(|failure| Err(Failed::new(failure.message)))
+    }
+
+    fn verify(&self, order: &Order) -> std::result::Result<Answer, Failed> {
+        let running: Vec<String> = self.jobs(&order.incident.workloads).iter().map(|dir| dir.name().to_owned()).collect();
+        let (mut ok, mut stores) = (running.is_empty(), Vec::new());
+        let done = order.incident.steps.iter().filter(|step| step.kind == StepKind::Rollback && step.state == StepState::Done);
+        for step in done {
+            let (Some(store), Some(snapshot)) = (step.targets.first(), step.detail.get("snapshot").and_then(Value::as_str)) else { continue };
+            let (matches, detail) = self.check_store(store, snapshot).map_err(|failure| Failed::new(failure.message))?;
+            ok &= matches;
+            stores.push(detail);
+        }
+        let detail = object(json!({"running": running, "stores": stores}));
+        if ok { Ok(Answer::Done(detail)) } else { Err(Failed::new("something does not match; the detail says what").with_detail(detail)) }
+    }
+
+    fn restart(&self, order: &Order) -> std::result::Result<Answer, Failed> {
+        for workload in &order.incident.workloads {
+            crate::brain::api::request(&self.site, &crate::brain::api::Call::Start { name: workload.clone() })
+                .map_err(|failure| Failed::new(failure.message))?;
+        }
+        Ok(Answer::done())
+    }
+}
+
+/// The newest snapshot that was made before the incident was opened, and not for a rollback or in an incident.
+fn point_before(manager: &SnapshotManager, incident: &Incident) -> Result<Option<KBSnapshot>> {
+    let sound = |snapshot: &KBSnapshot| {
+        snapshot.created <= incident.opened && matches!(snapshot.origin, Origin::Manual | Origin::Schedule | Origin::BeforeRun)
+    };
+    Ok(manager.list()?.into_iter().rfind(sound))
+}
+
+/// The `SQLite` databases below `dir`, by their first bytes. No symbolic link is followed.
+fn sqlite_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    const HEADER: &[u8; 16] = b"SQLite format 3\0";
+    let is_database = |path: &Path| {
+        use std::io::Read as _;
+        let mut header = [0; 16];
+        std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut header).is_ok()) && header == *HEADER
+    };
+    let (mut found, mut waiting) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = waiting.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => waiting.push(entry.path()),
+                Ok(kind) if kind.is_file() && is_database(&entry.path()) => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn object(value: Value) -> Detail {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Detail::new(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Where one estop lives: its configuration, its state directory, its run directory.
+
+use std::path::{Path, PathBuf};
+
+use estop_watchdog::emergency::Instance;
+use estop_watchdog::latch::Latch;
+use estop_watchdog::registry::RunDir;
+
+use crate::config::{Config, Surroundings};
+use crate::failure::{Failure, Result};
+
+/// Where one estop lives.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Its configuration; the default one if there is no file.
+    pub config: Config,
+    /// Whether there is a file.
+    pub configured: bool,
+    /// The state directory, absolute.
+    pub state_dir: PathBuf,
+    /// The run directory, absolute.
+    pub run_dir: PathBuf,
+    /// Whether the place was chosen by the caller, not by default: then other places are not looked at.
+    chosen: bool,
+}
+
+/// What the caller said about the place.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `ESTOP_RUN_DIR`.
+    pub run_dir: Option<PathBuf>,
+}
+
+impl Site {
+    /// Finds the place. Creates nothing.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read or is not well-formed.
+    pub fn find(choice: &Choice) -> Result<Self> {
+        let file = choice.config.clone().or_else(|| Some(default_config()).filter(|path| path.exists()));
+        let config = file.as_deref().map(Config::load).transpose()?;
+        let configured = config.is_some();
+        let config = config.unwrap_or_default();
+        let state_dir = choice.state_dir.clone().or_else(|| config.estop.state_dir.clone());
+        let chosen = state_dir.is_some();
+        let state_dir = absolute(&state_dir.unwrap_or_else(default_state_dir))?;
+        let run_dir = match choice.run_dir.clone().or_else(|| config.estop.run_dir.clone()) {
+            Some(run_dir) => absolute(&run_dir)?,
+            None if chosen => state_dir.join("run"),
+            None => default_run_dir().unwrap_or_else(|| state_dir.join("run")),
+        };
+        Ok(Self { config, configured, state_dir, run_dir, chosen })
+    }
+
+    /// A place of its own below `dir`, for a drill.
+    pub fn below(dir: &Path, config: Config) -> Self {
+        Self { config, configured: true, state_dir: dir.join("state"), run_dir: dir.join("state/run"), chosen: true }
+    }
+
+    /// Checks what the configuration says against this host.
+    ///
+    /// # Errors
+    /// All that is wrong, with the places.
+    pub fn check(&self, known_secrets: Option<&dyn crate::config::KnownSecrets>) -> Result<()> {
+        let surroundings = Surroundings { state_dir: self.state_dir.clone(), run_dir: self.run_dir.clone(), known_secrets };
+        Ok(self.config.check(&surroundings)?)
+    }
+
+    /// The run directory, made if it is absent.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open_run_dir(&self) -> Result<RunDir> {
+        self.open_state_dir()?;
+        Ok(RunDir::open(&self.run_dir)?)
+    }
+
+    /// The state directory, made if it is absent.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open_state_dir(&self) -> Result<()> {
+        Ok(estop_durable::replace::create_dir(&self.state_dir, 0o700)?)
+    }
+
+    /// The latch.
+    pub fn latch(&self) -> Latch {
+        Latch::at(&self.state_dir)
+    }
+
+    /// The name of this estop's group of jobs in the system: the same for the same state directory.
+    pub fn instance(&self) -> String {
+        let path = self.state_dir.canonicalize().unwrap_or_else(|_| self.state_dir.clone());
+        blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// The estops that `now` stops: this one, and for root, unless it chose one, every user's.
+    pub fn instances(&self) -> Vec<Instance> {
+        let everyone = !self.chosen && rustix::process::geteuid().is_root();
+        let cgroups = if everyone { None } else { Some(self.instance()) };
+        let mut instances =
+            vec![Instance { run_dir: self.run_dir.clone(), state_dir: Some(self.state_dir.clone()), cgroups }];
+        if everyone {
+            for user in std::fs::read_dir("/run/user").into_iter().flatten().flatten() {
+                let run_dir = user.path().join("estop");
+                if run_dir.is_dir() {
+                    // Its latch is set by its own guardians; root does not write where a user could have put a link.
+                    instances.push(Instance { run_dir, state_dir: None, cgroups: Some("by its owner".to_owned()) });
+                }
+            }
+        }
+        instances
+    }
+
+    /// The critical-failure log.
+    pub fn critical_failures(&self) -> PathBuf {
+        critical_failures(&self.state_dir)
+    }
+
+    /// Where incidents are kept.
+    pub fn incidents(&self) -> PathBuf {
+        self.state_dir.join("incidents")
+    }
+
+    /// Where the output of a workload goes.
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.state_dir.join("logs").join(format!("{name}.log"))
+    }
+
+    /// The daemon's socket.
+    pub fn brain_socket(&self) -> PathBuf {
+        self.run_dir.join("brain.sock")
+    }
+}
+
+/// The critical-failure log in `state_dir`.
+pub fn critical_failures(state_dir: &Path) -> PathBuf {
+    state_dir.join("critical-failures.jsonl")
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Failure::usage(format!("{} is no path: {error}", path.display()), ""))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn from_environment(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home() -> PathBuf {
+    from_environment("HOME").unwrap_or_else(|| PathBuf::from("/"))
+}
+
+fn default_config() -> PathBuf {
+    if is_root() {
+        return PathBuf::from("/etc/estop/estop.toml");
+    }
+    from_environment("XDG_CONFIG_HOME").unwrap_or_else(|| home().join(".config")).join("estop/estop.toml")
+}
+
+fn default_state_dir() -> PathBuf {
+    if is_root() {
+        return PathBuf::from("/var/lib/estop");
+    }
+    from_environment("XDG_STATE_HOME").unwrap_or_else(|| home().join(".local/state")).join("estop")
+}
+
+fn default_run_dir() -> Option<PathBuf> {
+    if is_root() {
+        return Some(PathBuf::from("/run/estop"));
+    }
+    from_environment("XDG_RUNTIME_DIR").map(|dir| dir.join("estop"))
+}
