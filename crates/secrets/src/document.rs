@@ -91,6 +91,11 @@ impl Document {
         Self { revision, last: Version(revision), ..Self::absent(name) }
     }
 
+    /// The same, now stored as `revision`.
+    pub(crate) fn stored(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
     /// The secret's name.
     pub fn name(&self) -> &SecretName {
         &self.name

@@ -125,15 +125,7 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// [`StoreError::NotFound`]; any other error means that the value may still be there.
     async fn revoke(&self, name: &SecretName, version: Version) -> Result<(), StoreError> {
-        let revisions = update(self, name, |document| {
-            let info = document.info(version).ok_or_else(|| not_found(name, Some(version)))?;
-            if info.state == VersionState::Revoked {
-                return Ok(Change::Keep(document.gone_revisions(version)));
-            }
-            document.revoke(version, Timestamp::now());
-            Ok(Change::Write(document.gone_revisions(version)))
-        })
-        .await?;
+        let revisions = update(self, name, |document| revocation(document, version)).await?;
         match revisions {
             Some(revisions) => self.forget(name, revisions).await,
             None => Ok(()),
@@ -158,27 +150,89 @@ pub(crate) enum Change<T> {
 }
 
 /// Changes the document of `name`, deciding anew as often as another writer was faster.
-pub(crate) async fn update<S, T, F>(store: &S, name: &SecretName, mut change: F) -> Result<T, StoreError>
+pub(crate) async fn update<S, T, F>(store: &S, name: &SecretName, change: F) -> Result<T, StoreError>
 where
     S: SecretStore + ?Sized,
     T: Send,
     F: FnMut(&mut Document) -> Result<Change<T>, StoreError> + Send,
 {
-    for race in 0..MAX_RACES {
-        let mut document = store.load(name).await?.unwrap_or_else(|| Document::absent(name.clone()));
-        match change(&mut document)? {
-            Change::Keep(outcome) => return Ok(outcome),
-            Change::Write(outcome) => {
-                document.trim(store.kept_versions());
-                match store.store(&document).await {
-                    Err(StoreError::Moved { .. }) => pause(race).await,
-                    Err(error) => return Err(error),
-                    Ok(_) => return Ok(outcome),
-                }
-            }
+    Editor::new(store, name).change(change).await
+}
+
+/// Changes one document several times in a row. What it has stored itself it doesn't read again.
+pub(crate) struct Editor<'a, S: SecretStore + ?Sized> {
+    store: &'a S,
+    name: &'a SecretName,
+    /// The document as it was when it was last read or stored here.
+    latest: Option<Document>,
+}
+
+impl<'a, S: SecretStore + ?Sized> Editor<'a, S> {
+    pub(crate) fn new(store: &'a S, name: &'a SecretName) -> Self {
+        Self { store, name, latest: None }
+    }
+
+    /// The document as it is stored now; `NotFound` if there is none, or nothing is left in it.
+    pub(crate) async fn read(&mut self) -> Result<&Document, StoreError> {
+        let document = self.store.load(self.name).await?;
+        let document = document.filter(|document| document.versions().next().is_some());
+        Ok(self.latest.insert(document.ok_or_else(|| not_found(self.name, None))?))
+    }
+
+    /// The document as it was when it was last read or stored here.
+    pub(crate) async fn latest(&mut self) -> Result<&Document, StoreError> {
+        match self.latest.take() {
+            Some(document) => Ok(self.latest.insert(document)),
+            None => self.read().await,
         }
     }
-    Err(StoreError::Moved { name: name.clone() })
+
+    /// Decides on the document and stores what was decided. On one that is not fresh, only a decision to write counts:
+    /// whether it still fits is seen when it is stored.
+    pub(crate) async fn change<T, F>(&mut self, mut change: F) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: FnMut(&mut Document) -> Result<Change<T>, StoreError> + Send,
+    {
+        for race in 0..MAX_RACES {
+            let latest = self.latest.take();
+            let is_fresh = latest.is_none();
+            let mut document = match latest {
+                Some(document) => document,
+                None => self.store.load(self.name).await?.unwrap_or_else(|| Document::absent(self.name.clone())),
+            };
+            match change(&mut document) {
+                Ok(Change::Write(outcome)) => {
+                    document.trim(self.store.kept_versions());
+                    match self.store.store(&document).await {
+                        Err(StoreError::Moved { .. }) => pause(race).await,
+                        Err(error) => return Err(error),
+                        Ok(revision) => {
+                            self.latest = Some(document.stored(revision));
+                            return Ok(outcome);
+                        }
+                    }
+                }
+                Ok(Change::Keep(outcome)) if is_fresh => return Ok(outcome),
+                Err(error) if is_fresh => return Err(error),
+                Ok(Change::Keep(_)) | Err(_) => {}
+            }
+        }
+        Err(StoreError::Moved { name: self.name.clone() })
+    }
+}
+
+/// Revokes a version in a document, and gives the revisions that still hold its value.
+pub(crate) fn revocation(
+    document: &mut Document,
+    version: Version,
+) -> Result<Change<Option<RangeInclusive<u64>>>, StoreError> {
+    let info = document.info(version).ok_or_else(|| not_found(document.name(), Some(version)))?;
+    if info.state == VersionState::Revoked {
+        return Ok(Change::Keep(document.gone_revisions(version)));
+    }
+    document.revoke(version, Timestamp::now());
+    Ok(Change::Write(document.gone_revisions(version)))
 }
 
 /// Waits a moment that grows with the number of lost races and differs between the racers.

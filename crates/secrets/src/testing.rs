@@ -69,11 +69,20 @@ impl MemoryStore {
         StoreError::Unreachable { store: self.describe(), detail: "a planted fault".to_owned() }
     }
 
-    async fn run<T>(&self, name: &SecretName, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn run<T: Send>(
+        &self,
+        name: &SecretName,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         tokio::task::yield_now().await;
         match self.fault() {
             Fault::Hang => std::future::pending().await,
-            Fault::None => work(),
+            Fault::None => {
+                let outcome = work();
+                // A place where the caller may be dropped between the deed and its answer.
+                tokio::task::yield_now().await;
+                outcome
+            }
             Fault::Before => Err(self.away()),
             Fault::After => {
                 let _ = work();

@@ -10,8 +10,8 @@ use super::kind::{Context, KindError};
 use super::{Mode, OnPending, Plan, Report, Request, Rotator};
 use crate::document::{Document, MAX_VALUE_BYTES, Rotation, Start, Step};
 use crate::notify::{Message, Notified};
-use crate::store::{Change, not_found, update};
-use crate::{Secret, StoreError, Version, VersionState};
+use crate::store::{Change, Editor, not_found, revocation};
+use crate::{Secret, SecretStore, StoreError, Version, VersionState};
 
 /// How often another rotator's work is met and taken up before this one gives up.
 const MAX_MEETINGS: u32 = 16;
@@ -49,6 +49,7 @@ pub(super) struct Run<'a> {
     rotator: &'a Rotator,
     plan: &'a Plan,
     request: &'a Request,
+    editor: Editor<'a, dyn SecretStore>,
     report: Report,
     began: Instant,
     /// Held while it counts as one of those that are rotated at a time.
@@ -58,7 +59,8 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(rotator: &'a Rotator, plan: &'a Plan, request: &'a Request) -> Self {
         let report = Report::new(plan.name.clone());
-        Self { rotator, plan, request, report, began: Instant::now(), turn: None }
+        let editor = Editor::new(&*rotator.store, &plan.name);
+        Self { rotator, plan, request, editor, report, began: Instant::now(), turn: None }
     }
 
     pub(super) fn with_turn(self, turn: Option<OwnedSemaphorePermit>) -> Self {
@@ -160,7 +162,7 @@ impl<'a> Run<'a> {
         Err(Failure::Store(StoreError::Moved { name: self.plan.name.clone() }))
     }
 
-    async fn begin(&self, document: &Document) -> Result<Pending, Failure> {
+    async fn begin(&mut self, document: &Document) -> Result<Pending, Failure> {
         let id = Uuid::now_v7();
         let context = self.context(id);
         let value = self.limited("create", self.plan.kind.create(&context)).await?;
@@ -171,7 +173,7 @@ impl<'a> Run<'a> {
         let reason = self.request.reason.chars().take(MAX_REASON_CHARS).collect();
         let start = Start { id, emergency: self.is_emergency(), reason };
         let existed = document.revision() > 0;
-        let begun = update(&*self.rotator.store, &self.plan.name, |document| {
+        let begun = self.editor.change(|document| {
             if existed && document.revision() == 0 {
                 return Err(not_found(document.name(), None));
             }
@@ -184,7 +186,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ends a rotation that has promoted its version but was interrupted before its follow-up.
-    async fn clear(&self, rotation: &Rotation) -> Result<(), Failure> {
+    async fn clear(&mut self, rotation: &Rotation) -> Result<(), Failure> {
         if self.is_emergency() {
             // This emergency revokes whatever that rotation left, and tells its subscribers of a newer version.
             self.settle(rotation.id).await?;
@@ -223,7 +225,7 @@ impl<'a> Run<'a> {
     }
 
     /// set → test → promote.
-    async fn prove(&self, pending: &Pending) -> Result<(), Failure> {
+    async fn prove(&mut self, pending: &Pending) -> Result<(), Failure> {
         let Pending { rotation, new, old } = pending;
         let context = self.context(rotation.id);
         // Both also if they were done before an interruption: that may be long ago, or was being taken back.
@@ -232,10 +234,10 @@ impl<'a> Run<'a> {
         self.promote(rotation.id).await
     }
 
-    async fn promote(&self, id: Uuid) -> Result<(), Failure> {
+    async fn promote(&mut self, id: Uuid) -> Result<(), Failure> {
         let emergency = self.is_emergency();
         let overlap = jiff::SignedDuration::try_from(self.plan.overlap).unwrap_or(jiff::SignedDuration::MAX);
-        let promoted = update(&*self.rotator.store, &self.plan.name, |document| {
+        let promoted = self.editor.change(|document| {
             let until = Timestamp::now().checked_add(overlap).unwrap_or(Timestamp::MAX);
             let until = if emergency { None } else { Some(until) };
             Ok(if document.promote(id, emergency, until)? { Change::Write(()) } else { Change::Keep(()) })
@@ -249,7 +251,7 @@ impl<'a> Run<'a> {
         if let Some(cache) = &self.rotator.cache {
             cache.invalidate(&self.plan.name);
         }
-        let document = self.load().await?;
+        let document = self.editor.latest().await?.clone();
         let new = document.secret(Some(rotation.version))?;
         let context = self.context(rotation.id);
         let finished = self.plan.kind.finish(&context, &new);
@@ -304,23 +306,11 @@ impl<'a> Run<'a> {
 
     /// Revokes one version: first where it is used, then here, as it is needed for the former.
     async fn revoke(&mut self, document: &Document, version: Version, rotation_id: Uuid) -> bool {
-        let name = &self.plan.name;
-        let context = self.context(rotation_id);
-        let done = async {
-            let old = document.secret(Some(version))?;
-            let in_force = document.secret(None).ok().filter(|current| current.info.version != version);
-            // The same value may have been put again: then it is in use, and only its older number goes.
-            if in_force.is_none_or(|current| current.value != old.value) {
-                self.limited("revoke", self.plan.kind.revoke(&context, &old)).await?;
-            }
-            self.rotator.store.revoke(name, version).await?;
-            Ok::<(), Failure>(())
-        };
-        match done.await {
-            // Another rotator was faster and the version is so old that it is no longer kept.
+        match self.try_to_revoke(document, version, rotation_id).await {
+            // Another rotator was faster, or the version is so old that it is no longer kept.
             Ok(()) | Err(Failure::Store(StoreError::Revoked { .. } | StoreError::NotFound { .. })) => {
                 if let Some(cache) = &self.rotator.cache {
-                    cache.revoked(name, version);
+                    cache.revoked(&self.plan.name, version);
                 }
                 true
             }
@@ -331,12 +321,26 @@ impl<'a> Run<'a> {
         }
     }
 
+    async fn try_to_revoke(&mut self, document: &Document, version: Version, rotation_id: Uuid) -> Result<(), Failure> {
+        let context = self.context(rotation_id);
+        let old = document.secret(Some(version))?;
+        let in_force = document.secret(None).ok().filter(|current| current.info.version != version);
+        // The same value may have been put again: then it is in use, and only its older number goes.
+        if in_force.is_none_or(|current| current.value != old.value) {
+            self.limited("revoke", self.plan.kind.revoke(&context, &old)).await?;
+        }
+        if let Some(revisions) = self.editor.change(|document| revocation(document, version)).await? {
+            self.rotator.store.forget(&self.plan.name, revisions).await?;
+        }
+        Ok(())
+    }
+
     /// Takes a pending version back: condemns it here, so that nobody promotes it meanwhile, takes it back where it is used,
     /// and wipes it here. Unless another rotator, for whom it worked, has promoted it.
     async fn take_back(&mut self, pending: &Pending) -> Result<(), Failure> {
         let rotation = &pending.rotation;
         let context = self.context(rotation.id);
-        let condemned = update(&*self.rotator.store, &self.plan.name, |document| {
+        let condemned = self.editor.change(|document| {
             let promoted = document.has_promoted(rotation.id);
             Ok(if !promoted && document.condemn(rotation.id) { Change::Write(true) } else { Change::Keep(!promoted) })
         });
@@ -349,7 +353,7 @@ impl<'a> Run<'a> {
         if let Err(failure) = self.limited("withdraw", undone).await {
             self.report.fail(failure);
         }
-        let withdrawn = update(&*self.rotator.store, &self.plan.name, |document| {
+        let withdrawn = self.editor.change(|document| {
             if !document.withdraw(rotation.id, Timestamp::now()) {
                 return Ok(Change::Keep(None));
             }
@@ -361,10 +365,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn settle(&self, id: Uuid) -> Result<(), Failure> {
-        let settled = update(&*self.rotator.store, &self.plan.name, |document| {
-            Ok(if document.settle(id) { Change::Write(()) } else { Change::Keep(()) })
-        });
+    async fn settle(&mut self, id: Uuid) -> Result<(), Failure> {
+        let settled =
+            self.editor.change(|document| Ok(if document.settle(id) { Change::Write(()) } else { Change::Keep(()) }));
         Ok(settled.await?)
     }
 
@@ -395,10 +398,8 @@ impl<'a> Run<'a> {
         self.report.still_exposed = revoked < valid.len();
     }
 
-    async fn load(&self) -> Result<Document, StoreError> {
-        let document = self.rotator.store.load(&self.plan.name).await?;
-        let document = document.filter(|document| document.versions().next().is_some());
-        document.ok_or_else(|| not_found(&self.plan.name, None))
+    async fn load(&mut self) -> Result<Document, StoreError> {
+        self.editor.read().await.cloned()
     }
 
     /// Runs a step within the time limit.
