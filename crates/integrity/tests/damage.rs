@@ -62,6 +62,20 @@ fn a_flipped_bit_in_a_pack_is_told_and_stops_a_rollback_before_anything_changes(
 }
 
 #[test]
+fn content_of_a_lost_pack_is_stored_again_when_it_is_met() {
+    let place = Place::new();
+    place.write("note", "still there");
+    let lost = snapshot(&place.open());
+    fs::remove_file(place.vault().join("packs/00000001.pack")).unwrap();
+    let manager = place.open();
+    assert!(!manager.verify(&to(&lost), &Silent).unwrap().ok);
+    place.write("copy", "still there");
+    let next = snapshot(&manager);
+    let report = manager.verify(&to(&next), &Silent).unwrap();
+    assert!(report.ok, "{:?}", report.errors);
+}
+
+#[test]
 fn a_flipped_bit_in_the_log_is_noticed() {
     let place = Place::new();
     place.write("note", "x");

@@ -153,3 +153,19 @@ fn is_recent(ctime: FileTime, now: FileTime) -> bool {
     let step = if ctime.nanoseconds == 0 { COARSE_NANOSECONDS } else { TICK_NANOSECONDS };
     nanoseconds(ctime) + step > nanoseconds(now)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_recent_for_a_step_of_the_clock_that_stamped_it() {
+        let time = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
+        assert!(is_recent(time(10, 500), time(10, 500)));
+        assert!(is_recent(time(10, 500), time(10, 20_000_499)));
+        assert!(!is_recent(time(10, 500), time(10, 20_000_500)));
+        assert!(is_recent(time(10, 0), time(11, 999_999_999)), "a filesystem that keeps two seconds");
+        assert!(!is_recent(time(10, 0), time(12, 0)));
+        assert!(is_recent(time(99, 500), time(10, 0)), "the clock was set back");
+    }
+}

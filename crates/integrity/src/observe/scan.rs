@@ -162,3 +162,49 @@ fn version_of(item: &Differing<'_>, captured: Captured) -> Option<Version> {
     let Stat { mode, uid, gid, mtime, inode, ctime, .. } = stat;
     Some(Version { node, meta: Meta { mode, uid, gid, mtime, attributes }, seen: Seen { inode, ctime, unsure } })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::content::{ContentId, HashOnly};
+    use crate::progress::Silent;
+
+    fn observe(tree: &Tree, known: &State) -> Vec<Change> {
+        Scan.observe(tree, known, &HashOnly, &Silent).unwrap().changes
+    }
+
+    #[test]
+    fn a_file_that_may_have_changed_unseen_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("note"), "as it is").unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        let mut known = State::default();
+        known.apply(observe(&tree, &known));
+        let version = known.0.values_mut().next().unwrap();
+        assert!(version.seen.unsure, "it was read right after it was written");
+        let Node::File { content, .. } = &mut version.node else { panic!("{version:?}") };
+        // As if it had been changed after it was read, within the same tick of the clock.
+        *content = Some(ContentId([0; 32]));
+        version.seen.unsure = false;
+        assert_eq!(observe(&tree, &known), [], "nothing shows it");
+        known.0.values_mut().next().unwrap().seen.unsure = true;
+        let found = observe(&tree, &known);
+        let right = ContentId(*blake3::hash(b"as it is").as_bytes());
+        assert_eq!(found[0].after.as_ref().unwrap().content(), Some(right));
+    }
+
+    #[test]
+    fn names_in_a_directory_that_vanished_are_no_part_of_the_state() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        std::fs::write(dir.path().join("d/e/f"), "").unwrap();
+        std::fs::write(dir.path().join("g"), "").unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        let mut changes = observe(&tree, &State::default());
+        let names = |changes: &[Change]| changes.iter().map(|change| change.path.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&changes), ["d", "d/e", "d/e/f", "g"]);
+        changes.remove(0);
+        assert_eq!(names(&without_orphans(&State::default(), &changes)), ["g"]);
+    }
+}

@@ -181,3 +181,18 @@ pub fn wreck(place: &Place) {
     database[4096..8192].fill(0x5a);
     fs::write(kb.join("base.sqlite"), database).unwrap();
 }
+
+/// Does something once, in the middle of an operation: as soon as `phase` is reported.
+pub struct Meanwhile<F: Fn() + Sync> {
+    pub phase: estop_integrity::progress::Phase,
+    pub action: F,
+    pub done: std::sync::atomic::AtomicBool,
+}
+
+impl<F: Fn() + Sync> estop_integrity::progress::Progress for Meanwhile<F> {
+    fn report(&self, phase: estop_integrity::progress::Phase, _done: u64, _total: u64) {
+        if phase == self.phase && !self.done.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            (self.action)();
+        }
+    }
+}
