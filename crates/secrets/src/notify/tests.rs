@@ -147,15 +147,30 @@ async fn a_command_gets_the_message_and_its_exit_code_is_the_acknowledgement() {
 }
 
 #[tokio::test]
-async fn a_command_that_hangs_is_killed_with_its_children() {
+async fn a_command_that_hangs_is_given_up_in_time() {
+    let limits = Limits { subscriber: Duration::from_millis(100), ..limits() };
+    let notifier = Notifier::new(Arc::new(NoWorkloads), None, limits);
+    let told = notifier.tell(&[exec("sleep 600")], &message(), &secret()).await;
+    assert!(!told[0].acknowledged && told[0].error.as_ref().unwrap().contains("no acknowledgement"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_given_up_is_killed_with_its_children() {
     let dir = tempfile::tempdir().unwrap();
     let pids = dir.path().join("pids");
     let script = format!("sleep 600 & echo $! $$ > {0}.new; mv {0}.new {0}; wait", pids.display());
-    let limits = Limits { subscriber: Duration::from_secs(1), ..limits() };
-    let notifier = Notifier::new(Arc::new(NoWorkloads), None, limits);
-    let told = notifier.tell(&[exec(&script)], &message(), &secret()).await;
-    assert!(!told[0].acknowledged && told[0].error.as_ref().unwrap().contains("no acknowledgement"), "{told:?}");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let started = async {
+        while !pids.exists() {
+            assert!(Instant::now() < deadline, "the command does not start");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Whichever ends first, the other is dropped: as a time limit does with a command.
+    tokio::select! {
+        ended = super::exec::run(&["sh".into(), "-c".into(), script], b"") => panic!("it ended: {ended:?}"),
+        () = started => {}
+    }
     for pid in std::fs::read_to_string(pids).unwrap().split_whitespace() {
         let stat = format!("/proc/{pid}/stat");
         let gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
