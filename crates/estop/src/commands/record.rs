@@ -25,6 +25,9 @@ pub(super) fn record(site: &Site, command: &RecordCommand, output: &Output) -> R
 
 fn text(report: &AuditReport) -> String {
     let (path, lines) = (report.path.display(), counted(report.lines, "line", "lines"));
+    if report.ok && report.lines == 0 {
+        return format!("{path}: nothing was ever recorded");
+    }
     if report.ok {
         return format!("{path}: {lines}, each as it was written and in its place, none missing");
     }

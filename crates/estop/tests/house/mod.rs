@@ -11,43 +11,43 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// The program under test.
-pub const ESTOP: &str = env!("CARGO_BIN_EXE_estop");
+pub(crate) const ESTOP: &str = env!("CARGO_BIN_EXE_estop");
 
 /// A directory with an estop of its own: its state, its run directory, its configuration, and room for what a test needs beside.
 /// It goes with everything in it at the end.
-pub struct House {
+pub(crate) struct House {
     dir: tempfile::TempDir,
 }
 
 /// What a run of the program came to.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The exit code; 128+N if signal N ended it.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output, as text.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Standard error, as text.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl House {
     /// An empty place.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::Builder::new().prefix("estop-house-").tempdir().unwrap() }
     }
 
     /// Where it is, without symbolic links.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap()
     }
 
     /// The state directory. It is absent until the program makes it.
-    pub fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.path().join("state")
     }
 
     /// Writes `text` as the configuration; every later command uses it.
-    pub fn config(&self, text: &str) {
+    pub(crate) fn config(&self, text: &str) {
         std::fs::write(self.config_path(), text).unwrap();
     }
 
@@ -56,7 +56,7 @@ impl House {
     }
 
     /// Writes a file, with the directories that it lies in, and says where.
-    pub fn file(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn file(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
@@ -64,7 +64,7 @@ impl House {
     }
 
     /// Writes a shell script that can be executed, and says where.
-    pub fn script(&self, path: impl AsRef<Path>, body: &str) -> PathBuf {
+    pub(crate) fn script(&self, path: impl AsRef<Path>, body: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.file(path, format!("#!/bin/sh\n{body}\n"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -72,7 +72,7 @@ impl House {
     }
 
     /// The program with these arguments, not yet started. Nothing of the surroundings' configuration reaches it.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(ESTOP);
         let foreign = |name: &str| ["ESTOP_", "VAULT_", "BAO_", "XDG_"].iter().any(|prefix| name.starts_with(prefix));
         for (name, _) in std::env::vars_os() {
@@ -91,12 +91,12 @@ impl House {
     }
 
     /// Runs the program to its end, with nothing on its standard input.
-    pub fn run(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
         self.command(arguments).stdin(Stdio::null()).output().unwrap().into()
     }
 
     /// Runs the program to its end with `input` on its standard input.
-    pub fn feed(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Outcome {
+    pub(crate) fn feed(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Outcome {
         let mut command = self.command(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // A program that refuses may end without reading.
@@ -105,7 +105,7 @@ impl House {
     }
 
     /// Runs the program with `--json`, expects this exit code, and gives its one object.
-    pub fn json(&self, code: i32, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, code: i32, arguments: &[&str]) -> Value {
         let mut all = vec!["--json"];
         all.extend(arguments);
         let outcome = self.run(&all);
@@ -127,7 +127,7 @@ impl From<Output> for Outcome {
 
 impl Outcome {
     /// The one JSON object on standard output, which says its version.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.stdout.trim_end().lines().count(), 1, "not one line: {self:?}");
         let value: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
         assert_eq!(value["schema_version"], 1, "{self:?}");
@@ -136,7 +136,7 @@ impl Outcome {
 
     /// Expects this exit code.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         self
     }

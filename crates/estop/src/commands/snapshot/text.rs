@@ -86,12 +86,12 @@ pub(super) fn list(store: &str, snapshots: &[KBSnapshot]) -> String {
             bytes(snapshot.bytes),
             snapshot.changed_files.to_string(),
             word(&snapshot.origin),
-            if snapshot.pinned { "pinned" } else { "" }.to_owned(),
+            if snapshot.pinned { "yes" } else { "" }.to_owned(),
             printable(snapshot.label.as_deref().unwrap_or_default()),
         ]
     };
     let rows: Vec<_> = snapshots.iter().map(row).collect();
-    table(&["SNAPSHOT", "LSN", "CREATED (UTC)", "FILES", "SIZE", "CHANGED", "MADE", "", "LABEL"], &rows)
+    table(&["SNAPSHOT", "LSN", "CREATED (UTC)", "FILES", "SIZE", "CHANGED", "MADE", "PINNED", "LABEL"], &rows)
 }
 
 pub(super) fn snapshot(snapshot: &KBSnapshot) -> String {
