@@ -42,6 +42,8 @@ const CALLS: [(&str, usize); 18] = [
     ("pwrite64", 5),
 ];
 
+const KILL: &str = "signal=KILL";
+
 const PLACE: &str = "ESTOP_TEST_PLACE";
 const ACTION: &str = "ESTOP_TEST_ACTION";
 
@@ -64,22 +66,18 @@ fn child() {
 }
 
 enum Died {
+    /// Killed, or it gave up.
     Killed,
-    /// It was done before the call it was to be killed at.
+    /// It did what it was to do.
     Finished,
 }
 
-fn run(place: &Place, action: &str, kill: Option<(&str, usize)>) -> Died {
-    let mut command = match kill {
-        None => Command::new(std::env::current_exe().unwrap()),
-        Some((calls, at)) => {
-            let mut strace = Command::new("strace");
-            strace.args(["-f", "-q", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
-            strace.args(["-e", &format!("inject={calls}:signal=KILL:when={at}")]);
-            strace.arg(std::env::current_exe().unwrap());
-            strace
-        }
-    };
+/// Runs `action` in a process of its own, in which the `at`-th `call` meets with `fate`.
+fn run(place: &Place, action: &str, (call, at): (&str, usize), fate: &str) -> Died {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:{fate}:when={at}")]);
+    command.arg(std::env::current_exe().unwrap());
     command.args(["--exact", "--ignored", "--test-threads=1", "child"]);
     command.env(PLACE, place.dir.path()).env(ACTION, action).env_remove("RUST_BACKTRACE");
     let output = command.stdin(Stdio::null()).output().unwrap();
@@ -87,7 +85,8 @@ fn run(place: &Place, action: &str, kill: Option<(&str, usize)>) -> Died {
     if output.status.success() {
         return Died::Finished;
     }
-    assert!(!text.contains("FAILED"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let failed = text.contains("FAILED") && fate == KILL;
+    assert!(!failed, "{text}{}", String::from_utf8_lossy(&output.stderr));
     Died::Killed
 }
 
@@ -117,7 +116,7 @@ fn kill_everywhere<T>(
                 let at = next.fetch_add(step, Ordering::Relaxed);
                 let place = Place::new();
                 let (action, memory) = prepare(&place);
-                let died = run(&place, &action, Some((call, at)));
+                let died = run(&place, &action, (call, at), KILL);
                 check(&place, &memory, &format!("killed at {call} {at}"));
                 match died {
                     Died::Killed => kills.fetch_add(1, Ordering::Relaxed),
@@ -200,13 +199,13 @@ fn a_recovery_killed_anywhere_is_taken_up_again() {
     let half = (1..20).find(|at| {
         let place = Place::new();
         let (good, wanted, wrecked) = changed_store(&place);
-        let killed = matches!(run(&place, good.id.as_str(), Some(("renameat2", *at))), Died::Killed);
+        let killed = matches!(run(&place, good.id.as_str(), ("renameat2", *at), KILL), Died::Killed);
         killed && place.look() != wanted && place.look() != wrecked && place.kb().join("d").is_dir()
     });
     let half = half.expect("a rename at which the rollback is half done");
     let interrupt = |place: &Place| {
         let memory = changed_store(place);
-        assert!(matches!(run(place, memory.0.id.as_str(), Some(("renameat2", half))), Died::Killed));
+        assert!(matches!(run(place, memory.0.id.as_str(), ("renameat2", half), KILL), Died::Killed));
         ("open".to_owned(), memory)
     };
     let check = |place: &Place, (good, wanted, _): &(KBSnapshot, Look, Look), when: &str| {
@@ -264,4 +263,35 @@ fn a_prune_killed_anywhere_loses_nothing_that_is_kept() {
     };
     let kills = kill_everywhere(prepare, check);
     assert!(kills == 0 || kills > 10, "only {kills} kills");
+}
+
+#[test]
+fn a_rollback_on_a_failing_device_ends_in_the_old_or_the_new_state() {
+    if !strace_works() {
+        return;
+    }
+    let mut failures = 0;
+    for (call, fate, last) in [
+        ("fdatasync", "error=EIO", 6),
+        ("fsync", "error=EIO", 25),
+        ("write", "error=ENOSPC", 12),
+        ("pwrite64", "error=EIO", 40),
+    ] {
+        for at in (1..=last).step_by(if call == "pwrite64" { 6 } else { 2 }) {
+            let place = Place::new();
+            let (good, wanted, wrecked) = changed_store(&place);
+            let died = run(&place, good.id.as_str(), (call, at), fate);
+            failures += usize::from(matches!(died, Died::Killed));
+            let manager = place.open();
+            let seen = place.look();
+            let when = format!("{call} {at} failed");
+            assert!(seen == wanted || (seen == wrecked && matches!(died, Died::Killed)), "{when}: {seen:?}");
+            for one in manager.list().unwrap() {
+                assert!(manager.verify(&to(&one), &Silent).unwrap().ok, "{when}: {}", one.id);
+            }
+            let report = manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap();
+            assert!(report.verified, "{when}: {:?}", report.errors);
+        }
+    }
+    assert!(failures > 3, "only {failures} of the failures were felt");
 }
