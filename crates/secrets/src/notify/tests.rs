@@ -166,9 +166,10 @@ async fn a_command_that_is_given_up_is_killed_with_its_children() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
+    let command = ["sh".to_owned(), "-c".to_owned(), script];
     // Whichever ends first, the other is dropped: as a time limit does with a command.
     tokio::select! {
-        ended = super::exec::run(&["sh".into(), "-c".into(), script], b"") => panic!("it ended: {ended:?}"),
+        ended = super::exec::run(&command, b"") => panic!("it ended: {ended:?}"),
         () = started => {}
     }
     for pid in std::fs::read_to_string(pids).unwrap().split_whitespace() {
