@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::content::{ContentId, HashOnly};
 use crate::error::Context as _;
@@ -18,7 +18,7 @@ use crate::state::{Meta, Node, State, Version};
 use crate::{Error, Result};
 
 /// What is wrong with a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// Its bytes are not those of the snapshot.
@@ -32,7 +32,7 @@ pub enum FaultKind {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyError {
     /// The path; empty where it concerns the whole.
     pub path: String,
@@ -49,7 +49,7 @@ impl VerifyError {
 }
 
 /// What a check found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// The version of this object.
     pub schema_version: u32,

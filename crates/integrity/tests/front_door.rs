@@ -69,6 +69,7 @@ fn a_snapshot_has_the_fields_that_scripts_rely_on() {
     assert_eq!(json["checksum"].as_str().unwrap().len(), 64);
     assert!(json["seconds"].is_f64() && json["frozen_seconds"].is_f64());
     assert!(json["created"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(serde_json::from_value::<estop_integrity::KBSnapshot>(json).unwrap(), made);
     assert_eq!(manager.list().unwrap(), std::slice::from_ref(&made));
     assert_eq!(manager.show(&made.id.as_str()[..5]).unwrap(), made);
     assert!(!manager.pin(made.id.as_str(), false).unwrap().pinned);

@@ -29,6 +29,7 @@ enum Step {
     Undo,
     Prune(u8),
     Reopen,
+    Rebuild,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -45,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Undo),
         1 => (1..4_u8).prop_map(Step::Prune),
         1 => Just(Step::Reopen),
+        1 => Just(Step::Rebuild),
     ]
 }
 
@@ -115,6 +117,14 @@ impl History {
                 self.model.retain(|(made, _)| !report.removed.contains(&made.id));
             }
             Step::Rollback(_) => {}
+            Step::Rebuild => {
+                let told = self.manager().list().unwrap();
+                self.manager = None;
+                let (manager, report) = SnapshotManager::rebuild(self.place.store()).unwrap();
+                assert!(report.faults.is_empty(), "{:?}", report.faults);
+                assert_eq!(manager.list().unwrap(), told);
+                self.manager = Some(manager);
+            }
             Step::Reopen => {
                 self.manager = None;
                 self.manager = Some(self.place.open());

@@ -1,6 +1,6 @@
 //! What a rollback did.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::log::{Lsn, Outcome};
 use crate::platform::OpenBy;
@@ -8,7 +8,7 @@ use crate::snapshot::SnapshotId;
 use crate::verify::VerifyError;
 
 /// What a rollback did, or (dry run) would do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RollbackReport {
     /// The version of this object.
     pub schema_version: u32,
@@ -48,7 +48,7 @@ pub struct RollbackReport {
 }
 
 /// A rollback that a crash interrupted and opening the store ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Recovered {
     /// The state it was to go back to.
     pub to_lsn: Lsn,

@@ -108,7 +108,7 @@ pub struct Details {
 }
 
 /// A snapshot of a store: the whole state at one LSN. Serialises to the interface that scripts rely on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KBSnapshot {
     /// The version of this object.
     pub schema_version: u32,
