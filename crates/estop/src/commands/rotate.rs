@@ -1,5 +1,6 @@
 //! `estop rotate`.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,16 +142,12 @@ fn text(reports: &Reports, which: &Which, how: How) -> String {
     text += &table(&["SECRET", "VERSION", "NEW ONE", "OLD ONE", "TOLD", "TIME"], &rows);
     for report in &reports.rotations {
         if let Some(error) = &report.error {
-            text += &format!("{}: {}\n", report.name, printable(error));
+            let _ = writeln!(text, "{}: {}", report.name, printable(error));
         }
         for notified in report.notified.iter().filter(|notified| !notified.acknowledged && !how.dry_run) {
-            let why = notified.error.as_deref().unwrap_or("it did not acknowledge");
-            text += &format!(
-                "{}: {} does not know of the new version: {}\n",
-                report.name,
-                printable(&notified.subscriber),
-                printable(why)
-            );
+            let why = printable(notified.error.as_deref().unwrap_or("it did not acknowledge"));
+            let subscriber = printable(&notified.subscriber);
+            let _ = writeln!(text, "{}: {subscriber} does not know of the new version: {why}", report.name);
         }
     }
     text

@@ -221,3 +221,66 @@ fn what_is_wrong_with_a_request_is_said_before_anything_is_made() {
     assert!(empty.stdout.contains("no snapshot yet"), "{empty:?}");
     assert_eq!(house.json(1, &["rollback", "kb", "--to", "0123"])["error"]["kind"], "no-such-point");
 }
+
+/// A program under guard that writes `kb`, until this is dropped.
+struct Writing<'a> {
+    house: &'a House,
+    run: std::process::Child,
+}
+
+impl<'a> Writing<'a> {
+    fn begin(house: &'a House) -> Self {
+        let script =
+            "i=0; while :; do i=$((i+1)); echo $i > notes/0.md; echo $i > notes/1.md; : > ../ready; sleep 0.01; done";
+        let words = ["run", "--name", "writer", "--protect", "kb", "--", "sh", "-c"];
+        let mut command = house.command(&words);
+        command.arg(format!("cd kb; {script}")).stdin(std::process::Stdio::null());
+        let run = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut writing = Self { house, run };
+        while !house.path().join("ready").exists() {
+            assert!(writing.run.try_wait().unwrap().is_none(), "the program under guard ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        writing
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.house.run(&["now", "writer"]);
+        let _ = self.run.wait();
+    }
+}
+
+#[test]
+fn writers_are_frozen_for_a_snapshot_and_forbid_a_rollback() {
+    let (house, kb) = with_knowledge();
+    let writing = Writing::begin(&house);
+    let made = house.json(0, &["snapshot", "create", "kb", "--label", "midway"]);
+    assert_eq!(made["consistency"], "frozen", "{made}");
+    assert!(made["frozen_seconds"].as_f64().unwrap() > 0.0);
+    let id = made["id"].as_str().unwrap().to_owned();
+    let refused = house.json(4, &["rollback", "kb", "--to", &id]);
+    assert_eq!(refused["error"]["kind"], "writers-alive");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("writer"), "{refused}");
+    drop(writing);
+    house.run(&["rollback", "kb", "--to", &id]).expect(0);
+    let content = |name: &str| fs::read_to_string(kb.join(name)).unwrap();
+    let (first, second) = (content("notes/0.md"), content("notes/1.md"));
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    // The writer stood still between two of its writes, so both files are of one moment.
+    let (first, second) = (number(&first), number(&second));
+    let one_moment = first.is_none() || second.is_none() || first == second || first == second.map(|number| number + 1);
+    assert!(one_moment, "{first:?} {second:?}");
+}
+
+#[test]
+fn a_store_that_another_estop_works_on_is_refused() {
+    let (house, kb) = with_knowledge();
+    house.json(0, &["snapshot", "create", "kb"]);
+    let vault = fs::read_dir(house.state_dir().join("vaults")).unwrap().next().unwrap().unwrap().path();
+    let held = estop_integrity::Store::open(estop_integrity::StoreConfig::new("kb", kb, vault)).unwrap();
+    assert_eq!(house.json(4, &["snapshot", "list", "kb"])["error"]["kind"], "locked");
+    drop(held);
+    house.run(&["snapshot", "list", "kb"]).expect(0);
+}

@@ -41,7 +41,7 @@ struct List {
 
 /// The answer of `versions`.
 #[derive(Serialize)]
-struct Versions {
+struct History {
     schema_version: u32,
     name: SecretName,
     versions: Vec<VersionInfo>,
@@ -49,7 +49,7 @@ struct Versions {
 
 /// The answer of `exposure`.
 #[derive(Serialize)]
-struct Exposures {
+struct Deliveries {
     schema_version: u32,
     name: SecretName,
     exposures: Vec<Exposure>,
@@ -61,7 +61,7 @@ struct Exposures {
 /// If the store can't be reached (5), there is no such secret, or another version is in force than was expected (1).
 pub(super) fn secret(site: &Site, command: SecretCommand, output: &Output) -> Result<Code> {
     match command {
-        SecretCommand::Put { name, expect } => put(site, SecretName::new(name)?, expect.map(Version), output),
+        SecretCommand::Put { name, expect } => put(site, &SecretName::new(name)?, expect.map(Version), output),
         SecretCommand::Get { name, version } => get(site, &SecretName::new(name)?, version.map(Version), output),
         SecretCommand::List => list(site, output),
         SecretCommand::Versions { name } => versions(site, SecretName::new(name)?, output),
@@ -69,13 +69,13 @@ pub(super) fn secret(site: &Site, command: SecretCommand, output: &Output) -> Re
     }
 }
 
-fn put(site: &Site, name: SecretName, expect: Option<Version>, output: &Output) -> Result<Code> {
-    let value = value::from_stdin(&name)?;
+fn put(site: &Site, name: &SecretName, expect: Option<Version>, output: &Output) -> Result<Code> {
+    let value = value::from_stdin(name)?;
     let version = block_on(async {
         let store = Keys::open(site).await?.store;
         Ok(match expect {
-            Some(expected) => store.write(&name, &value, expected).await?,
-            None => store.put(&name, &value).await?,
+            Some(expected) => store.write(name, &value, expected).await?,
+            None => store.put(name, &value).await?,
         })
     })?;
     let answer = json!({"schema_version": 1, "name": name, "version": version});
@@ -157,7 +157,7 @@ impl Known {
 
 fn versions(site: &Site, name: SecretName, output: &Output) -> Result<Code> {
     let versions = block_on(async { Ok(Keys::open(site).await?.store.versions(&name).await?) })?;
-    output.result(&Versions { schema_version: 1, name, versions }, |answer| {
+    output.result(&History { schema_version: 1, name, versions }, |answer| {
         let rows: Vec<_> = answer.versions.iter().map(version_row).collect();
         table(&["VERSION", "STATE", "MADE (UTC)", "BY", "VALID UNTIL (UTC)"], &rows)
     });
@@ -184,7 +184,7 @@ fn version_row(info: &VersionInfo) -> Vec<String> {
 /// Reads the ledger alone: who received what can be told while the store is away.
 fn exposure(site: &Site, name: SecretName, output: &Output) -> Result<Code> {
     let exposures = ExposureLedger::new(site.state_dir.join("exposure")).exposure(&name)?;
-    output.result(&Exposures { schema_version: 1, name, exposures }, |answer| {
+    output.result(&Deliveries { schema_version: 1, name, exposures }, |answer| {
         if answer.exposures.is_empty() {
             return format!("no workload was ever given {}", answer.name);
         }
