@@ -222,9 +222,10 @@ fn pruning_keeps_what_the_rules_keep_and_frees_the_rest() {
         assert_eq!(&place.look(), seen);
     }
     for (gone, _) in [&all[0], &all[3]] {
-        let by_lsn = manager.rollback(&RollbackRequest::new(RecoveryPoint::Lsn(gone.lsn)), &NoWriters, &Silent);
-        let refused = by_lsn.unwrap_err().to_string();
-        assert!(refused.contains("was pruned") && refused.contains(all[1].0.id.as_str()), "{refused}");
+        for way in [RecoveryPoint::Lsn(gone.lsn), RecoveryPoint::Time(gone.created)] {
+            let refused = manager.rollback(&RollbackRequest::new(way), &NoWriters, &Silent).unwrap_err().to_string();
+            assert!(refused.contains("was pruned") && refused.contains(all[1].0.id.as_str()), "{refused}");
+        }
         assert!(manager.show(gone.id.as_str()).is_err());
     }
 }

@@ -207,9 +207,8 @@ impl Catalogue {
             }
             let forget = "DELETE FROM version WHERE to_lsn <= ?1 AND NOT EXISTS (
                 SELECT 1 FROM snapshot WHERE snapshot.lsn >= version.from_lsn AND snapshot.lsn < version.to_lsn)";
-            self.connection.prepare_cached(forget)?.execute(params![signed(lsn)])?;
-            let moments = "DELETE FROM moment WHERE lsn < ?1 AND lsn NOT IN (SELECT lsn FROM snapshot)";
-            self.connection.prepare_cached(moments)?.execute(params![signed(lsn)])
+            // When things happened stays known, so that a time is never taken for one with another state.
+            self.connection.prepare_cached(forget)?.execute(params![signed(lsn)])
         })?;
         self.facts.pruned = lsn;
         Ok(())

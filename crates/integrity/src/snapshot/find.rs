@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Details, Inner, KBSnapshot, SnapshotId, SnapshotManager};
@@ -93,6 +94,9 @@ impl SnapshotManager {
                 Ok(Resolved { lsn, snapshot: Some(details) })
             }
             RecoveryPoint::Lsn(lsn) => self.resolve_lsn(inner, *lsn, point),
+            RecoveryPoint::Time(time) if *time > Timestamp::now() => {
+                Err(self.no_such_point(point, "that time has not come yet"))
+            }
             RecoveryPoint::Time(time) => match inner.catalogue.lsn_at(*time)? {
                 Some(lsn) => self.resolve_lsn(inner, lsn, point),
                 None => {
