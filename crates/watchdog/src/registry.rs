@@ -16,6 +16,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use estop_durable::lock::Lock;
 use estop_durable::replace;
@@ -30,6 +31,10 @@ use crate::{Error, Result};
 
 /// The version of the records in the run directory.
 const SCHEMA_VERSION: u32 = 1;
+/// How long a guardian may take to put things away after its job has ended.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
+/// How long a look whether a job is alive may hold its lock.
+const LOOK_WAIT: Duration = Duration::from_millis(200);
 /// A record is never larger than this.
 const RECORD_LIMIT: u64 = 1 << 20;
 
@@ -259,8 +264,12 @@ impl JobDir {
     /// [`Error::NameTaken`] if a job holds it.
     pub fn claim(&self) -> Result<Lock> {
         replace::create_dir(&self.path, 0o700)?;
-        let lock =
-            Lock::try_acquire(&self.path.join("lock"))?.ok_or_else(|| Error::NameTaken { name: self.name.clone() })?;
+        // A guardian whose job has ended is only putting things away; and whoever just looks holds the lock for a moment.
+        let wait = if self.outcome().ok().flatten().is_some() { CLOSING_WAIT } else { LOOK_WAIT };
+        let lock = match Lock::acquire(&self.path.join("lock"), wait) {
+            Err(estop_durable::Error::Locked { .. }) => return Err(Error::NameTaken { name: self.name.clone() }),
+            other => other?,
+        };
         for stale in [self.socket(), self.path.join("job.json"), self.path.join("outcome.json")] {
             match fs::remove_file(&stale) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).on("remove", &stale),
@@ -270,7 +279,7 @@ impl JobDir {
         Ok(lock)
     }
 
-    /// Whether a guardian, or the job's init, is alive.
+    /// Whether the job is alive: its guardian, or its init, is, and has not reported the job's end.
     ///
     /// # Errors
     /// If the lock file cannot be opened for another reason than its absence.
@@ -279,7 +288,7 @@ impl JobDir {
         if !lock.exists() {
             return Ok(false);
         }
-        Ok(Lock::try_acquire(&lock)?.is_none())
+        Ok(Lock::try_acquire(&lock)?.is_none() && self.outcome()?.is_none())
     }
 
     /// The job's record; `None` if there is none, or one of another boot.

@@ -23,6 +23,9 @@ const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 /// Does what is due, for as long as the brain runs.
 pub(super) async fn run(brain: Arc<Brain>) {
     let mut last_expiry = tokio::time::Instant::now();
+    if let Some(keys) = &brain.keys {
+        resume_unfinished(&brain.site, keys).await;
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         for name in brain.site.config.stores.keys() {
@@ -66,6 +69,26 @@ fn prune(site: &Site, store: &str, manager: &SnapshotManager) -> Result<()> {
         manager.prune(&retention, false)?;
     }
     Ok(())
+}
+
+/// Ends the rotations that a crash interrupted.
+async fn resume_unfinished(site: &Site, keys: &Keys) {
+    for name in site.config.secrets.keys() {
+        let result = async {
+            let name = SecretName::new(name.clone())?;
+            if keys.store.load(&name).await?.is_none() {
+                return Ok(());
+            }
+            let request = Request { reason: "resumed".to_owned(), ..Request::default() };
+            if let Some(report) = keys.rotator().resume(&keys.plan(&name).await?, &request).await? {
+                tracing::warn!(secret = %name, promoted = report.promoted, error = report.error, "an interrupted rotation was ended");
+            }
+            Ok::<(), Failure>(())
+        };
+        if let Err(error) = result.await {
+            tracing::error!(secret = name, %error, "an interrupted rotation");
+        }
+    }
 }
 
 async fn rotate_due(site: &Site, keys: &Keys, expire: bool) {

@@ -163,7 +163,7 @@ impl Supervisor {
         let workload = self.definition().clone();
         let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &workload)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
         let workload = self.definition();
-        let launch = Launch { site: &self.brain.site, name: &self.name, workload, argv: None, process_group: None, ignored_signals: Vec::new() };
+        let launch = Launch { site: &self.brain.site, name: &self.name, workload, argv: None, process_group: None, ignored_signals: Vec::new(), cgroup: true };
         let spec = launch.guardian_spec(self.brain.keys.as_ref(), &stores).await?;
         let streams = self.streams()?;
         let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;

@@ -58,8 +58,11 @@ pub struct RunArguments {
     /// Do not keep it out of /sys by Landlock
     #[arg(long)]
     pub no_landlock: bool,
+    /// Do without a cgroup
+    #[arg(long, hide = true)]
+    pub no_cgroup: bool,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
+    #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 

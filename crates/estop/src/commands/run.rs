@@ -68,6 +68,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         argv: Some(options.command.clone()),
         process_group: Some(foreground.group()),
         ignored_signals: foreground.ignored_signals(),
+        cgroup: !options.no_cgroup,
     };
     let needs_keys = workload.secret_names().next().is_some();
     let spec = block_on(async {

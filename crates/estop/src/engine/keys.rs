@@ -47,7 +47,13 @@ impl Keys {
     pub async fn open(site: &Site) -> Result<Self> {
         site.open_state_dir()?;
         let store: Arc<dyn SecretStore> = match &site.config.vault {
-            Some(vault) => Arc::new(VaultClient::connect(vault_options(vault)?).await?),
+            Some(vault) => {
+                let client = VaultClient::connect(vault_options(vault)?).await?;
+                let kept = client.clone();
+                // Ends with the runtime that this process does its work on.
+                tokio::spawn(async move { kept.keep_alive().await });
+                Arc::new(client)
+            }
             None => {
                 let dir = site.state_dir.join("secrets");
                 Arc::new(EmbeddedStore::open(LocalOptions::new(&dir, site.state_dir.join("secrets.key"))?)?)
@@ -81,6 +87,13 @@ impl Keys {
         for subscriber in &secret.notify {
             subscribers.push(self.subscriber(subscriber).await?);
         }
+        // Who does not run has nothing to be told: it gets the new value when it is started.
+        subscribers.retain(|subscriber| match subscriber {
+            Subscriber::File { workload, .. } | Subscriber::Signal { workload, .. } => {
+                RunDir::at(&self.site.run_dir).job(workload).is_alive().unwrap_or(false)
+            }
+            _ => true,
+        });
         Ok(Plan { name: name.clone(), kind: Arc::new(kind), subscribers, overlap: secret.overlap.duration() })
     }
 

@@ -38,6 +38,8 @@ pub struct Launch<'a> {
     pub process_group: Option<u32>,
     /// Signals that it ignores from the start.
     pub ignored_signals: Vec<i32>,
+    /// Use a cgroup where there is one.
+    pub cgroup: bool,
 }
 
 /// The stores of a workload.
@@ -141,8 +143,8 @@ impl Launch<'_> {
             pid_namespace: self.workload.pid_namespace,
             new_privileges: self.workload.new_privs,
             landlock: self.workload.landlock,
+            cgroup: self.cgroup,
             cover,
-            ..Containment::default()
         }
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Server<'a> {
     next_sample: Instant,
     sample_interval: Duration,
     throttled: bool,
+    /// How many processes there were when the job was asked to end.
+    asked: u64,
     last_breach: Option<Breach>,
     buffer: Vec<u8>,
 }
@@ -90,6 +92,7 @@ impl<'a> Server<'a> {
             next_sample: Instant::now() + sample_interval,
             sample_interval,
             throttled: false,
+            asked: 0,
             last_breach: None,
             buffer: vec![0; DATAGRAM_LIMIT],
         }
@@ -450,6 +453,7 @@ impl<'a> Server<'a> {
 
     fn ask(&mut self) {
         self.state = State::Stopping;
+        self.asked = self.prepared.job.count();
         self.deadline = Some(Instant::now() + self.prepared.spec.grace);
         // A program that has ended meanwhile is noticed by the next look.
         let _ = self.prepared.job.signal(libc::SIGTERM);
@@ -489,6 +493,7 @@ impl<'a> Server<'a> {
     }
 
     fn conclude_kill(&mut self, mut report: StopReport, retry: bool) {
+        report.processes_before = report.processes_before.max(self.asked);
         if let Some(first) = self.record.report.as_ref().filter(|_| retry) {
             report.processes_before = report.processes_before.max(first.processes_before);
             report.category = first.category;
@@ -508,7 +513,9 @@ impl<'a> Server<'a> {
         self.record.exit = self.prepared.job.reap().or(self.record.exit);
         if self.record.report.is_none() && self.record.stopped_by.is_some() {
             // It ended within its grace: that is a stop that needs its proof too.
-            self.record.report = Some(self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {}));
+            let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {});
+            report.processes_before = self.asked;
+            self.record.report = Some(report);
         }
         self.state = State::Ended;
     }
@@ -528,11 +535,12 @@ impl<'a> Server<'a> {
             self.helpers.capture(|| evidence, &writing);
         }
         let outcome = self.record.outcome(&self.prepared.job, self.prepared.job.monitor().started());
+        // After the outcome is there, the directory is another's: nothing in it is touched any more.
+        let _ = std::fs::remove_dir_all(self.prepared.dir.secrets());
+        let _ = std::fs::remove_file(self.prepared.dir.socket());
         // Without the outcome the starter reports that the guardian died, which is the truth about what it can know.
         let _ = self.prepared.dir.write_outcome(&outcome);
         self.answer_waiting();
-        let _ = std::fs::remove_dir_all(self.prepared.dir.secrets());
-        let _ = std::fs::remove_file(self.prepared.dir.socket());
         self.helpers.finish(RECORD_WAIT);
         self.prepared.job.release();
     }

@@ -146,6 +146,11 @@ impl JobObjectManager {
         self.frozen
     }
 
+    /// How many processes there are.
+    pub fn count(&mut self) -> u64 {
+        self.job.count()
+    }
+
     /// Whether nothing is left in the job.
     pub fn is_empty(&mut self) -> bool {
         self.job.is_empty()

@@ -96,7 +96,7 @@ fn close_all_but(kept: &OwnedFd) {
 
 fn reap(gate: &OwnedFd, main: u32) -> ! {
     loop {
-        match rustix::process::waitpid(None, WaitOptions::empty()) {
+        match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_nonzero().get().cast_unsigned() == main => {
                 let (kind, value) = match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => (EXITED, code),

@@ -161,7 +161,7 @@ impl LinuxJob {
             return false;
         }
         loop {
-            match rustix::process::waitpid(None, WaitOptions::NOHANG) {
+            match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
                 Err(errno) => return errno == rustix::io::Errno::CHILD,
@@ -307,7 +307,9 @@ impl Job for LinuxJob {
         let deadline = Instant::now() + wait;
         loop {
             let ended = if self.tier == Tier::Tracked { self.reap_orphans() } else { self.reap_child() };
-            if ended && self.cgroup.as_ref().is_none_or(|cgroup| cgroup.wait_empty(Duration::ZERO)) {
+            // Read in any case: a change that is not read wakes the guardian again and again.
+            let unpopulated = self.cgroup.as_ref().is_none_or(|cgroup| cgroup.wait_empty(Duration::ZERO));
+            if ended && unpopulated {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
