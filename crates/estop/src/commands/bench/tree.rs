@@ -21,8 +21,8 @@ const LIFE: Period = Period::from_secs(600);
 /// Room beside the counted processes: the shell between two forks.
 const SPARE: u64 = 8;
 
-/// Starts `$1` processes that sleep, says so in the file `$2`, and waits for them.
-const SCRIPT: &str = r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; wait"#;
+/// Becomes `$1` processes that sleep, itself one of them, and says so in the file `$2`.
+const SCRIPT: &str = r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; exec sleep 1000000"#;
 
 /// A tree of sleeping processes.
 pub(super) struct Tree<'a> {
@@ -46,7 +46,7 @@ impl<'a> Tree<'a> {
             ..Workload::new(Command::from(["sh", "-c", SCRIPT, "sh", &processes.to_string(), shown]))
         };
         let launch =
-            Launch { site, name: &name, workload: &workload, argv: None, process_group: None, ignored_signals: Vec::new() };
+            Launch { site, name: &name, workload: &workload, argv: None, process_group: None, ignored_signals: Vec::new(), cgroup: true };
         let spec = block_on(launch.guardian_spec(None, &Stores::default()))?;
         let streams = Streams { input: Stdio::null(), output: Stdio::null(), error: Stdio::null() };
         let guardian = guardian::start(&spec, streams)?;
@@ -61,7 +61,13 @@ impl<'a> Tree<'a> {
         while !sign.exists() {
             interrupt.check()?;
             // Also tells whether the job still lives.
-            client.status()?;
+            client.status().map_err(|error| match self.guardian.dir.outcome() {
+                Ok(Some(outcome)) => Failure::failed(
+                    format!("{} ended too early ({:?}): {}", self.name, outcome.exit, outcome.reason),
+                    "this host may limit processes",
+                ),
+                _ => error.into(),
+            })?;
             if Instant::now() > deadline {
                 return Err(Failure::failed(format!("{} did not start in {} s", self.name, START_LIMIT.as_secs()), "this host is too busy to measure"));
             }
