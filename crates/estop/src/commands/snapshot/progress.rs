@@ -17,25 +17,39 @@ use crate::cli::Output;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A bar on standard error, if somebody sits there and it takes long.
-pub(super) struct Bars {
+pub(super) struct Bars<'a> {
     shown: bool,
     started: Instant,
     bar: Mutex<Option<(Phase, ProgressBar)>>,
+    steadfast: Option<&'a Steadfast>,
 }
 
-impl Bars {
+impl<'a> Bars<'a> {
     pub(super) fn new(output: &Output) -> Self {
         let shown = !output.json && !output.quiet && std::io::stderr().is_terminal();
-        Self { shown, started: Instant::now(), bar: Mutex::new(None) }
+        Self { shown, started: Instant::now(), bar: Mutex::new(None), steadfast: None }
+    }
+
+    /// Answers a Ctrl-C that `steadfast` held back.
+    pub(super) fn answering(mut self, steadfast: &'a Steadfast) -> Self {
+        self.steadfast = Some(steadfast);
+        self
     }
 }
 
-impl Progress for Bars {
+impl Progress for Bars<'_> {
     fn report(&self, phase: Phase, done: u64, total: u64) {
         if !self.shown || self.started.elapsed() < PATIENCE {
             return;
         }
         let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bar)) = &*bar
+            && self.steadfast.is_some_and(Steadfast::to_answer)
+        {
+            bar.println(
+                "this is finished first; a second Ctrl-C breaks it off, and the next opening of the store ends it",
+            );
+        }
         match &*bar {
             Some((known, bar)) if *known == phase => {
                 bar.set_length(total);
@@ -50,7 +64,7 @@ impl Progress for Bars {
     }
 }
 
-impl Drop for Bars {
+impl Drop for Bars<'_> {
     fn drop(&mut self) {
         let bar = self.bar.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bar)) = bar.take() {
@@ -77,6 +91,7 @@ fn new_bar(phase: Phase, total: u64) -> ProgressBar {
 /// broken off, although breaking it off harms nothing: the next opening of the store ends it.
 pub(super) struct Steadfast {
     pressed: Arc<AtomicBool>,
+    answered: AtomicBool,
     registered: Vec<SigId>,
 }
 
@@ -90,12 +105,12 @@ impl Steadfast {
             registered.extend(shutdown);
             registered.extend(signal_hook::flag::register(signal, Arc::clone(&pressed)));
         }
-        Self { pressed, registered }
+        Self { pressed, answered: AtomicBool::new(false), registered }
     }
 
-    /// Whether somebody wanted to end it.
-    pub(super) fn pressed(&self) -> bool {
-        self.pressed.load(Ordering::Relaxed)
+    /// Whether somebody wanted to end it and was not told yet why it goes on. True once.
+    fn to_answer(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed) && !self.answered.swap(true, Ordering::Relaxed)
     }
 }
 

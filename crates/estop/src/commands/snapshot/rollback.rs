@@ -30,10 +30,9 @@ pub(in crate::commands) fn rollback(
     let paths = paths.iter().map(|path| inside(&place, path)).collect::<Result<Vec<_>>>()?;
     let request = RollbackRequest { paths, dry_run, force, ..RollbackRequest::new(to) };
     let steadfast = Steadfast::begin();
-    let mut report = manager.rollback(&request, &JobWriters::of(site, &place), &Bars::new(output))?;
-    if steadfast.pressed() {
-        output.note("the rollback was finished first: it is better ended than broken off");
-    }
+    let progress = Bars::new(output).answering(&steadfast);
+    let mut report = manager.rollback(&request, &JobWriters::of(site, &place), &progress)?;
+    drop(progress);
     drop(steadfast);
     let place_options = options(site);
     if let Some(command) = report.undo_command.as_mut().filter(|_| !place_options.is_empty()) {
