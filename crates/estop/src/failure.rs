@@ -110,7 +110,9 @@ impl From<estop_watchdog::Error> for Failure {
         use estop_watchdog::Error as E;
         let (code, kind, hint) = match &error {
             E::TierTooLow { .. } => (Code::Refused, "tier-too-low", "see `estop doctor` for what would raise the tier"),
-            E::Latched { .. } => (Code::Refused, "latched", "look at `estop status`, then release it with `estop reset`"),
+            E::Latched { .. } => {
+                (Code::Refused, "latched", "look at `estop status`, then release it with `estop reset`")
+            }
             E::NameTaken { .. } => (Code::Refused, "name-taken", "see `estop status`"),
             E::NoAnswer { .. } => (Code::NotProven, "no-answer", "`estop now NAME` stops it without its guardian"),
             E::Refused { .. } => (Code::Refused, "refused", "see `estop status`"),
@@ -151,7 +153,9 @@ impl From<estop_secrets::StoreError> for Failure {
         let (code, kind, hint) = match &error {
             away if away.is_away() => (Code::Unreachable, "secrets-away", "see `estop doctor`"),
             E::Certificate { .. } => (Code::Unreachable, "certificate", "check `ca_file` in [vault]"),
-            E::NotFound { .. } => (Code::Failed, "no-such-secret", "see `estop secret list` and `estop secret versions`"),
+            E::NotFound { .. } => {
+                (Code::Failed, "no-such-secret", "see `estop secret list` and `estop secret versions`")
+            }
             E::Conflict { .. } => (Code::Failed, "conflict", "look at the version found, then give it with --expect"),
             E::Revoked { .. } => (Code::Failed, "revoked", "see `estop secret versions`"),
             E::Denied { .. } => (Code::Failed, "denied", "check the policy of estop's login"),

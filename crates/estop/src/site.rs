@@ -66,7 +66,8 @@ impl Site {
     /// # Errors
     /// All that is wrong, with the places.
     pub fn check(&self, known_secrets: Option<&dyn crate::config::KnownSecrets>) -> Result<()> {
-        let surroundings = Surroundings { state_dir: self.state_dir.clone(), run_dir: self.run_dir.clone(), known_secrets };
+        let surroundings =
+            Surroundings { state_dir: self.state_dir.clone(), run_dir: self.run_dir.clone(), known_secrets };
         Ok(self.config.check(&surroundings)?)
     }
 

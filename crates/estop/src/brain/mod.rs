@@ -60,7 +60,8 @@ pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
     let lock = Lock::acquire(&run_dir.path().join("brain.lock"), LOCK_WAIT).map_err(|error| {
         Failure::new(Code::Refused, "locked", format!("another estop runs here: {error}"), "`estop down` ends it")
     })?;
-    let needs_keys = site.config.workloads.values().any(|workload| workload.secret_names().next().is_some()) || !site.config.secrets.is_empty();
+    let needs_keys = site.config.workloads.values().any(|workload| workload.secret_names().next().is_some())
+        || !site.config.secrets.is_empty();
     let keys = if needs_keys { Some(Keys::open(&site).await?) } else { None };
     let (down, mut told_down) = mpsc::channel(1);
     let (mut orders, mut inboxes) = (BTreeMap::new(), Vec::new());
@@ -136,7 +137,9 @@ impl Brain {
                 for error in listing.damaged {
                     tracing::error!(%error, "an incident cannot be read");
                 }
-                for incident in listing.incidents.into_iter().filter(|incident| incident.is_open() && !incident.awaits_approval()) {
+                for incident in
+                    listing.incidents.into_iter().filter(|incident| incident.is_open() && !incident.awaits_approval())
+                {
                     self.resume(&incident.id.to_string());
                 }
             }

@@ -97,7 +97,8 @@ async fn rotate_due(site: &Site, keys: &Keys, expire: bool) {
             let name = SecretName::new(name.clone())?;
             let Some(document) = keys.store.load(&name).await? else { return Ok(()) };
             let since = document.info(document.current_version()).map(|info| info.created);
-            let due = secret.rotate_every.is_some_and(|every| since.is_some_and(|since| age(since) >= every.duration()));
+            let due =
+                secret.rotate_every.is_some_and(|every| since.is_some_and(|since| age(since) >= every.duration()));
             let request = Request { reason: "scheduled".to_owned(), ..Request::default() };
             if due {
                 let report = keys.rotator().rotate(&keys.plan(&name).await?, &request).await;

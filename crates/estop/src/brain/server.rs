@@ -80,7 +80,8 @@ async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()>
 
 /// The same user or root, and nobody inside a job.
 fn authorize(stream: &UnixStream) -> Result<()> {
-    let refuse = |why: &str| Err(Failure::new(Code::Refused, "not-allowed", format!("the daemon does not answer: {why}"), ""));
+    let refuse =
+        |why: &str| Err(Failure::new(Code::Refused, "not-allowed", format!("the daemon does not answer: {why}"), ""));
     let Ok(peer) = stream.peer_cred() else { return refuse("the caller is not known") };
     if peer.uid() != rustix::process::geteuid().as_raw() && peer.uid() != 0 {
         return refuse("the caller is another user");
@@ -98,12 +99,17 @@ async fn answer(brain: &Arc<Brain>, call: Call) -> Result<Value> {
         Call::Status => {
             let known: serde_json::Map<String, Value> =
                 brain.orders.keys().map(|name| (name.clone(), json!(brain.known(name)))).collect();
-            Ok(json!({"pid": std::process::id(), "uptime_seconds": brain.started.elapsed().as_secs_f64(), "workloads": known}))
+            Ok(
+                json!({"pid": std::process::id(), "uptime_seconds": brain.started.elapsed().as_secs_f64(), "workloads": known}),
+            )
         }
         Call::Start { name } => {
             let unknown = || {
                 let names: Vec<&str> = brain.orders.keys().map(String::as_str).collect();
-                Failure::usage(format!("there is no workload {name}"), format!("the workloads are {}", names.join(", ")))
+                Failure::usage(
+                    format!("there is no workload {name}"),
+                    format!("the workloads are {}", names.join(", ")),
+                )
             };
             let (reply, answered) = oneshot::channel();
             let sender = brain.orders.get(&name).ok_or_else(unknown)?;
@@ -130,7 +136,9 @@ pub(super) fn log_event(event: Event<'_>) {
         Event::Ended { incident, step } => {
             tracing::warn!(incident = %incident.id, step = %step.kind, state = %step.state, seconds = step.seconds, "incident step");
         }
-        Event::Waiting { incident, step } => tracing::warn!(incident = %incident.id, step = %step.kind, "waits for approval"),
+        Event::Waiting { incident, step } => {
+            tracing::warn!(incident = %incident.id, step = %step.kind, "waits for approval")
+        }
         Event::Unrecorded { incident, error } => tracing::error!(incident = %incident.id, %error, "not recorded"),
         Event::Opened { .. } | Event::Started { .. } | Event::Closed { .. } => {}
     }

@@ -125,7 +125,9 @@ impl Supervisor {
                 match adopted {
                     Ok(Ok(status)) => {
                         tracing::info!(workload = self.name, uptime_seconds = status.uptime_seconds, "adopted");
-                        let since = Instant::now().checked_sub(Duration::from_secs_f64(status.uptime_seconds)).unwrap_or_else(Instant::now);
+                        let since = Instant::now()
+                            .checked_sub(Duration::from_secs_f64(status.uptime_seconds))
+                            .unwrap_or_else(Instant::now);
                         return Ok(Some(Running { dir, ended: watch_end(guardian, None), since }));
                     }
                     // Its end, which it is just coming to, is what the wait is for.
@@ -161,14 +163,27 @@ impl Supervisor {
             return Err(estop_watchdog::Error::NameTaken { name }.into());
         }
         let workload = self.definition().clone();
-        let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &workload)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+        let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &workload))
+            .await
+            .map_err(|error| Failure::failed(error.to_string(), ""))??;
         let workload = self.definition();
-        let launch = Launch { site: &self.brain.site, name: &self.name, workload, argv: None, process_group: None, ignored_signals: Vec::new(), cgroup: true };
+        let launch = Launch {
+            site: &self.brain.site,
+            name: &self.name,
+            workload,
+            argv: None,
+            process_group: None,
+            ignored_signals: Vec::new(),
+            cgroup: true,
+        };
         let spec = launch.guardian_spec(self.brain.keys.as_ref(), &stores).await?;
         let streams = self.streams()?;
-        let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+        let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams))
+            .await
+            .map_err(|error| Failure::failed(error.to_string(), ""))??;
         let identity = procfs::identity(guardian.process.id()).and_then(procfs::open);
-        let fd = identity.ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
+        let fd = identity
+            .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
         Ok(Running { dir: guardian.dir, ended: watch_end(fd, Some(guardian.process)), since: Instant::now() })
     }
 
@@ -178,7 +193,14 @@ impl Supervisor {
         if let Some(parent) = path.parent() {
             estop_durable::replace::create_dir(parent, 0o700)?;
         }
-        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(|error| Failure::io("open the log", &path, &error));
+        let open = || {
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|error| Failure::io("open the log", &path, &error))
+        };
         Ok(Streams { input: Stdio::null(), output: open()?.into(), error: open()?.into() })
     }
 
@@ -189,7 +211,10 @@ impl Supervisor {
                 Next::Ended => break false,
                 Next::Shutdown => {
                     let dir = running.dir.clone();
-                    let stopped = tokio::task::spawn_blocking(move || Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT)).await;
+                    let stopped = tokio::task::spawn_blocking(move || {
+                        Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT)
+                    })
+                    .await;
                     if let Ok(Err(error)) = stopped {
                         tracing::warn!(workload = self.name, %error, "stop");
                     }
@@ -236,7 +261,9 @@ impl Supervisor {
         let outcome = dir.outcome()?;
         if outcome.is_none() {
             let stranded = dir.clone();
-            let ended = tokio::task::spawn_blocking(move || end_stranded(&stranded)).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
+            let ended = tokio::task::spawn_blocking(move || end_stranded(&stranded))
+                .await
+                .map_err(|error| Failure::failed(error.to_string(), ""))??;
             tracing::error!(workload = self.name, report = ?ended, "its guardian died; what was left of it was ended");
             self.brain.learn(&self.name, |known| known.failure = Some("its guardian died".to_owned()));
             if ended.is_none_or(|report| report.proven_empty) {
@@ -248,11 +275,19 @@ impl Supervisor {
         tracing::info!(workload = self.name, exit = ?outcome.exit, stopped_by = ?outcome.stopped_by, reason = outcome.reason, "ended");
         self.brain.learn(&self.name, |known| known.last_exit = outcome.exit);
         if outcome.stopped_by == Some(StoppedBy::CriticalStop) {
-            let (brain, ended, protects) = (Arc::clone(&self.brain), outcome.clone(), entry.map(|entry| entry.protects).unwrap_or_default());
-            let run = tokio::task::spawn_blocking(move || response::attend(&brain.site, &ended, &protects, server::log_event)).await;
+            let (brain, ended, protects) =
+                (Arc::clone(&self.brain), outcome.clone(), entry.map(|entry| entry.protects).unwrap_or_default());
+            let run = tokio::task::spawn_blocking(move || {
+                response::attend(&brain.site, &ended, &protects, server::log_event)
+            })
+            .await;
             match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
-                Ok(run) => tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident"),
-                Err(error) => tracing::error!(workload = self.name, %error, "the incident could not be carried through"),
+                Ok(run) => {
+                    tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident")
+                }
+                Err(error) => {
+                    tracing::error!(workload = self.name, %error, "the incident could not be carried through")
+                }
             }
         }
         dir.remove()?;

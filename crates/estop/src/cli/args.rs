@@ -316,6 +316,9 @@ pub enum SnapshotCommand {
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
     /// Put a new version; the value is read from standard input
+    ///
+    /// It is taken as it is, but for one newline at its end, which `echo` and editors add; where it ends with several, all are kept.
+    /// At a terminal it is one line, and is not shown. Without --expect it is put on top of whatever is current.
     Put {
         /// Its name
         name: String,

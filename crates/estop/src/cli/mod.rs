@@ -46,6 +46,10 @@ impl Arguments {
     /// # Errors
     /// As [`Site::find`].
     pub fn site(&self) -> crate::failure::Result<Site> {
-        Site::find(&Choice { config: self.config.clone(), state_dir: self.state_dir.clone(), run_dir: self.run_dir.clone() })
+        Site::find(&Choice {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            run_dir: self.run_dir.clone(),
+        })
     }
 }

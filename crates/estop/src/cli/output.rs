@@ -126,9 +126,7 @@ pub fn fields(pairs: &[(&str, String)]) -> String {
 
 /// `text` without anything that a terminal would take for an order. Names of files and processes are chosen by others.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 /// `count` and the word for it.

@@ -80,7 +80,12 @@ impl std::str::FromStr for Pair {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
-            Some((target, name)) if !target.is_empty() && !name.is_empty() && !target.contains(['/', '\0']) && !target.starts_with('.') => {
+            Some((target, name))
+                if !target.is_empty()
+                    && !name.is_empty()
+                    && !target.contains(['/', '\0'])
+                    && !target.starts_with('.') =>
+            {
                 Ok(Self { target: target.to_owned(), name: name.to_owned() })
             }
             _ => Err("write KEY=NAME, where NAME is a secret's name".to_owned()),

@@ -71,7 +71,8 @@ fn text(report: &Report) -> String {
         text.push_str(&format!("\n{}: {}", printable(&check.name), printable(&check.hint)));
     }
     let broken = report.checks.iter().filter(|check| !check.ok && check.needed).count();
-    let verdict = if broken == 0 { "nothing that estop needs is broken".to_owned() } else { format!("{broken} broken") };
+    let verdict =
+        if broken == 0 { "nothing that estop needs is broken".to_owned() } else { format!("{broken} broken") };
     text.push_str(&format!("\njobs here are of the tier {}; {verdict}", report.tier));
     text
 }

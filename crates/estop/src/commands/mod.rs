@@ -89,6 +89,7 @@ fn completions(shell: clap_complete::Shell) -> Result<Code> {
 
 fn manual() -> Result<Code> {
     let page = clap_mangen::Man::new(Arguments::command());
-    page.render(&mut std::io::stdout()).map_err(|error| Failure::failed(format!("cannot print the manual: {error}"), ""))?;
+    page.render(&mut std::io::stdout())
+        .map_err(|error| Failure::failed(format!("cannot print the manual: {error}"), ""))?;
     Ok(Code::Done)
 }

@@ -79,7 +79,8 @@ fn record(site: &Site, id: &str, reason: &str, stopped: &Stopped) -> Result<bool
 
 fn next_action(stopped: &Stopped, recorded: Option<&Result<bool>>, id: &str) -> String {
     if stopped.jobs.is_empty() {
-        return "No job was found: look at `searched`, and check with `ps` whether the program runs outside estop.".to_owned();
+        return "No job was found: look at `searched`, and check with `ps` whether the program runs outside estop."
+            .to_owned();
     }
     if let Some(job) = stopped.jobs.iter().find(|job| !job.proven_empty) {
         return format!(
@@ -88,9 +89,15 @@ fn next_action(stopped: &Stopped, recorded: Option<&Result<bool>>, id: &str) -> 
         );
     }
     match recorded {
-        Some(Ok(true)) => format!("Everything is stopped; the daemon goes on with the recovery: `estop incident follow {id}`, then `estop reset`."),
-        Some(Ok(false)) => format!("Everything is stopped. `estop incident resume {id}` does what is left of the recovery; then `estop reset`."),
-        Some(Err(failure)) => format!("Everything is stopped, but the incident could not be recorded ({failure}); look at the disk, then `estop reset`."),
+        Some(Ok(true)) => format!(
+            "Everything is stopped; the daemon goes on with the recovery: `estop incident follow {id}`, then `estop reset`."
+        ),
+        Some(Ok(false)) => format!(
+            "Everything is stopped. `estop incident resume {id}` does what is left of the recovery; then `estop reset`."
+        ),
+        Some(Err(failure)) => format!(
+            "Everything is stopped, but the incident could not be recorded ({failure}); look at the disk, then `estop reset`."
+        ),
         None => "Everything is stopped; then `estop reset`.".to_owned(),
     }
 }
@@ -115,14 +122,30 @@ fn text(answer: &Answer, jobs: &[StopReport]) -> String {
 /// One stop in one line.
 pub(super) fn job_line(job: &StopReport) -> String {
     if job.proven_empty {
-        return format!("{}: {} processes ended in {}; proven empty: {}", job.name, job.processes_before, output::seconds(job.stop_seconds), job.proof.join(", "));
+        return format!(
+            "{}: {} processes ended in {}; proven empty: {}",
+            job.name,
+            job.processes_before,
+            output::seconds(job.stop_seconds),
+            job.proof.join(", ")
+        );
     }
     let survivors: Vec<String> = job
         .survivors
         .iter()
-        .map(|survivor| format!("  pid {} {} state {} waits in {}", survivor.pid, survivor.command, survivor.state, survivor.wait_channel))
+        .map(|survivor| {
+            format!(
+                "  pid {} {} state {} waits in {}",
+                survivor.pid, survivor.command, survivor.state, survivor.wait_channel
+            )
+        })
         .collect();
-    format!("{}: NOT proven empty after {}; survivors:\n{}", job.name, output::seconds(job.stop_seconds), survivors.join("\n"))
+    format!(
+        "{}: NOT proven empty after {}; survivors:\n{}",
+        job.name,
+        output::seconds(job.stop_seconds),
+        survivors.join("\n")
+    )
 }
 
 /// Releases the latch. Starts nothing.
@@ -146,7 +169,11 @@ pub fn reset(site: &Site, names: &[String], reason: &str, output: &Output) -> Re
     };
     let answer = json!({"schema_version": 1, "released": released, "reason": reason, "latched": still.all.is_some() || !still.names.is_empty(), "next_action": next_action});
     output.result(&answer, |_| {
-        if released.is_empty() { "nothing was latched".to_owned() } else { format!("released: {}\n{next_action}", released.join(", ")) }
+        if released.is_empty() {
+            "nothing was latched".to_owned()
+        } else {
+            format!("released: {}\n{next_action}", released.join(", "))
+        }
     });
     Ok(Code::Done)
 }

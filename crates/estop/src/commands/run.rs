@@ -144,7 +144,9 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
         estop_watchdog::Error::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             Failure::new(Code::Failed, "not-found", message, "check the command's name and PATH")
         }
-        estop_watchdog::Error::Exec { .. } => Failure::new(Code::Failed, "not-executable", message, "check the file and its mode"),
+        estop_watchdog::Error::Exec { .. } => {
+            Failure::new(Code::Failed, "not-executable", message, "check the file and its mode")
+        }
         _ => error.into(),
     }
 }
@@ -152,7 +154,9 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
 /// The guardian ended without a word. Its job ended with it, or is ended here.
 fn lost(dir: &estop_watchdog::registry::JobDir) -> Failure {
     let (message, hint) = match estop_watchdog::emergency::end_stranded(dir) {
-        Ok(Some(report)) if !report.proven_empty => ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what"),
+        Ok(Some(report)) if !report.proven_empty => {
+            ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what")
+        }
         Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),
         Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
     };
@@ -177,7 +181,10 @@ fn recover(site: &Site, outcome: &Outcome, stores: &Stores, output: &Output) -> 
 fn tell_end(outcome: &Outcome, output: &Output) {
     let Some(by) = outcome.stopped_by else {
         if let Some(report) = outcome.report.as_ref().filter(|report| report.processes_before > 0) {
-            output.note(&format!("estop: {} processes that {} left behind were ended", report.processes_before, outcome.name));
+            output.note(&format!(
+                "estop: {} processes that {} left behind were ended",
+                report.processes_before, outcome.name
+            ));
         }
         return;
     };
@@ -188,8 +195,16 @@ fn tell_end(outcome: &Outcome, output: &Output) {
     };
     output.note(&format!("estop: {} {what}: {}", outcome.name, outcome.reason));
     if let Some(report) = &outcome.report {
-        let proof = if report.proven_empty { format!("proven empty ({})", report.proof.join(", ")) } else { format!("NOT proven empty: {} survivors", report.survivors.len()) };
-        output.note(&format!("estop: {} processes ended in {}, {proof}", report.processes_before, output::seconds(report.stop_seconds)));
+        let proof = if report.proven_empty {
+            format!("proven empty ({})", report.proof.join(", "))
+        } else {
+            format!("NOT proven empty: {} survivors", report.survivors.len())
+        };
+        output.note(&format!(
+            "estop: {} processes ended in {}, {proof}",
+            report.processes_before,
+            output::seconds(report.stop_seconds)
+        ));
     }
 }
 
@@ -199,8 +214,14 @@ pub(super) fn tell(event: Event<'_>, output: &Output) {
         Event::Ended { step, .. } => {
             let failed = step.detail.get("error").or_else(|| step.detail.get("reason")).and_then(|text| text.as_str());
             let targets = if step.targets.is_empty() { String::new() } else { format!(" {}", step.targets.join(", ")) };
-            let why = failed.filter(|_| step.state != StepState::Done).map(|why| format!(": {why}")).unwrap_or_default();
-            output.note(&format!("estop: {}{targets} {} in {}{why}", step.kind, step.state, output::seconds(step.seconds)));
+            let why =
+                failed.filter(|_| step.state != StepState::Done).map(|why| format!(": {why}")).unwrap_or_default();
+            output.note(&format!(
+                "estop: {}{targets} {} in {}{why}",
+                step.kind,
+                step.state,
+                output::seconds(step.seconds)
+            ));
         }
         Event::Waiting { incident, step } => {
             output.note(&format!("estop: {} waits for `estop incident approve {}`", step.kind, incident.id));

@@ -53,13 +53,18 @@ fn latch(latched: &Latched) -> Value {
 /// The workloads, and the names of jobs whose guardian died and left something.
 fn workloads(site: &Site, latched: &Latched, brain: Option<&Value>) -> Result<(Vec<Value>, Vec<String>)> {
     let dirs = RunDir::at(&site.run_dir).jobs()?;
-    let names: BTreeSet<String> = site.config.workloads.keys().cloned().chain(dirs.iter().map(|dir| dir.name().to_owned())).collect();
+    let names: BTreeSet<String> =
+        site.config.workloads.keys().cloned().chain(dirs.iter().map(|dir| dir.name().to_owned())).collect();
     let (mut workloads, mut orphaned) = (Vec::new(), Vec::new());
     for name in names {
         let dir = dirs.iter().find(|dir| dir.name() == name);
-        let known = brain.and_then(|brain| serde_json::from_value::<Known>(brain["workloads"][&name].clone()).ok()).unwrap_or_default();
+        let known = brain
+            .and_then(|brain| serde_json::from_value::<Known>(brain["workloads"][&name].clone()).ok())
+            .unwrap_or_default();
         let alive = dir.is_some_and(|dir| dir.is_alive().unwrap_or(true));
-        if !alive && dir.is_some_and(|dir| dir.outcome().ok().flatten().is_none() && dir.entry().ok().flatten().is_some()) {
+        if !alive
+            && dir.is_some_and(|dir| dir.outcome().ok().flatten().is_none() && dir.entry().ok().flatten().is_some())
+        {
             orphaned.push(name.clone());
         }
         let status = dir.filter(|_| alive).map(|dir| Client::new(dir).and_then(|mut client| client.status()));
@@ -72,8 +77,15 @@ fn workloads(site: &Site, latched: &Latched, brain: Option<&Value>) -> Result<(V
     Ok((workloads, orphaned))
 }
 
-fn workload(name: &str, status: Option<estop_watchdog::Result<Status>>, dir: Option<&JobDir>, known: &Known, latched: bool) -> Value {
-    let common = json!({"name": name, "restarts": known.restarts, "last_exit": known.last_exit, "failure": known.failure});
+fn workload(
+    name: &str,
+    status: Option<estop_watchdog::Result<Status>>,
+    dir: Option<&JobDir>,
+    known: &Known,
+    latched: bool,
+) -> Value {
+    let common =
+        json!({"name": name, "restarts": known.restarts, "last_exit": known.last_exit, "failure": known.failure});
     let mut fields = match common {
         Value::Object(fields) => fields,
         _ => Map::new(),
@@ -88,7 +100,13 @@ fn workload(name: &str, status: Option<estop_watchdog::Result<Status>>, dir: Opt
                 "guardian": {"pid": entry.map(|entry| entry.guardian.pid), "alive": false}, "error": error.to_string()})
         }
         None => {
-            let state = if latched { "latched" } else if known.failure.is_some() { "failed" } else { "stopped" };
+            let state = if latched {
+                "latched"
+            } else if known.failure.is_some() {
+                "failed"
+            } else {
+                "stopped"
+            };
             json!({"state": state, "pid": null, "tier": null, "isolation": null, "guardian": {"pid": null, "alive": false},
                 "processes": 0, "cpu_cores": 0.0, "memory_bytes": 0, "memory_peak_bytes": 0, "uptime_seconds": 0.0})
         }
@@ -118,19 +136,40 @@ fn running(status: &Status) -> Value {
 fn text(answer: &Value, output: &Output) -> String {
     let mut text = String::new();
     if answer["latched"] == true {
-        let scope: Vec<&str> = answer["latch"]["scope"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let line = format!("LATCHED: {} since {}: {}", scope.join(", "), shown(&answer["latch"]["since"]), shown(&answer["latch"]["reason"]));
+        let scope: Vec<&str> =
+            answer["latch"]["scope"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let line = format!(
+            "LATCHED: {} since {}: {}",
+            scope.join(", "),
+            shown(&answer["latch"]["since"]),
+            shown(&answer["latch"]["reason"])
+        );
         text.push_str(&format!("{}\n", output.paint(AnsiColor::Red, &line)));
     }
     match answer["brain"]["pid"].as_u64() {
-        Some(pid) => text.push_str(&format!("daemon: pid {pid}, up {}\n", output::seconds(answer["brain"]["uptime_seconds"].as_f64().unwrap_or(0.0)))),
+        Some(pid) => text.push_str(&format!(
+            "daemon: pid {pid}, up {}\n",
+            output::seconds(answer["brain"]["uptime_seconds"].as_f64().unwrap_or(0.0))
+        )),
         None => text.push_str("daemon: not running\n"),
     }
     for name in answer["orphaned"].as_array().into_iter().flatten() {
-        text.push_str(&format!("orphaned: {}: its guardian died; `estop now {}` ends what is left\n", shown(name), shown(name)));
+        text.push_str(&format!(
+            "orphaned: {}: its guardian died; `estop now {}` ends what is left\n",
+            shown(name),
+            shown(name)
+        ));
     }
-    text.push_str(&section(answer, "workloads", &["name", "state", "tier", "isolation", "processes", "cpu_cores", "memory_bytes", "uptime_seconds", "restarts"]));
-    text.push_str(&section(answer, "stores", &["name", "path", "lsn", "files", "bytes", "last_snapshot", "dirty_files"]));
+    text.push_str(&section(
+        answer,
+        "workloads",
+        &["name", "state", "tier", "isolation", "processes", "cpu_cores", "memory_bytes", "uptime_seconds", "restarts"],
+    ));
+    text.push_str(&section(
+        answer,
+        "stores",
+        &["name", "path", "lsn", "files", "bytes", "last_snapshot", "dirty_files"],
+    ));
     text.push_str(&section(answer, "secrets", &["name", "version", "age_seconds", "exposed_to"]));
     text
 }
@@ -145,7 +184,8 @@ fn section(answer: &Value, name: &str, columns: &[&str]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let head: Vec<String> = columns.iter().map(|column| column.replace("_bytes", "").replace("_seconds", "").replace('_', " ")).collect();
+    let head: Vec<String> =
+        columns.iter().map(|column| column.replace("_bytes", "").replace("_seconds", "").replace('_', " ")).collect();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     format!("\n{}", output::table(&head, &rows))
 }
@@ -181,8 +221,18 @@ pub fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
         let rows: Vec<Vec<String>> = processes
             .iter()
             .map(|process| {
-                let command = if process.arguments.is_empty() { format!("[{}]", process.command) } else { process.arguments.clone() };
-                vec![process.id.pid.to_string(), process.parent.to_string(), process.state.to_string(), output::bytes(process.memory_bytes), command]
+                let command = if process.arguments.is_empty() {
+                    format!("[{}]", process.command)
+                } else {
+                    process.arguments.clone()
+                };
+                vec![
+                    process.id.pid.to_string(),
+                    process.parent.to_string(),
+                    process.state.to_string(),
+                    output::bytes(process.memory_bytes),
+                    command,
+                ]
             })
             .collect();
         output::table(&["pid", "parent", "state", "memory", "command"], &rows)

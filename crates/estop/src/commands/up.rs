@@ -22,7 +22,10 @@ const DOWN_WAIT: Duration = Duration::from_mins(10);
 /// If the configuration is wrong, or another daemon runs.
 pub fn up(site: &Site, output: &Output) -> Result<Code> {
     if !site.configured {
-        return Err(Failure::usage("the daemon needs a configuration", "name it with --config or ESTOP_CONFIG; `estop config schema` describes it"));
+        return Err(Failure::usage(
+            "the daemon needs a configuration",
+            "name it with --config or ESTOP_CONFIG; `estop config schema` describes it",
+        ));
     }
     site.check(Some(&Present::find(site)?))?;
     start_logging(site, output);
@@ -41,7 +44,12 @@ pub fn down(site: &Site, output: &Output) -> Result<Code> {
     let deadline = Instant::now() + DOWN_WAIT;
     while site.brain_socket().exists() {
         if Instant::now() >= deadline {
-            return Err(Failure::new(Code::NotProven, "not-down", "the daemon has not ended yet", "see `estop status`; `estop now` stops the workloads"));
+            return Err(Failure::new(
+                Code::NotProven,
+                "not-down",
+                "the daemon has not ended yet",
+                "see `estop status`; `estop now` stops the workloads",
+            ));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -56,7 +64,10 @@ fn start_logging(site: &Site, output: &Output) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("ESTOP_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,estop={level}")));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output.colour && std::io::stderr().is_terminal());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output.colour && std::io::stderr().is_terminal());
     // A second subscriber in one process is refused; the first one goes on.
     let _ = match site.config.estop.log_format {
         LogFormat::Text => lines.with_target(false).try_init(),

@@ -41,7 +41,12 @@ pub fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
 pub fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     let stopped = stop_all(site, names, "restarted by an operator")?;
     if !stopped.jobs.iter().all(|job| job.proven_empty) {
-        return Err(Failure::new(Code::NotProven, "not-proven", "a stop is not proven, so nothing was started in its place", "see `estop status`"));
+        return Err(Failure::new(
+            Code::NotProven,
+            "not-proven",
+            "a stop is not proven, so nothing was started in its place",
+            "see `estop status`",
+        ));
     }
     start(site, names, output)
 }
@@ -70,7 +75,8 @@ pub fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Res
 
 fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
     let run_dir = RunDir::at(&site.run_dir);
-    let mut stopped = Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
+    let mut stopped =
+        Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
     for name in names {
         let dir = run_dir.job(name);
         if !dir.is_alive()? {

@@ -5,12 +5,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use estop_secrets::cache::CachePolicy;
 use estop_secrets::local::Options as LocalOptions;
 use estop_secrets::notify::{Delivery, Limits, Notifier, Subscriber};
 use estop_secrets::rotate::{Generate, Plan};
 use estop_secrets::vault::{Login, Options as VaultOptions};
-use estop_secrets::cache::CachePolicy;
-use estop_secrets::{EmbeddedStore, ExposureLedger, Rotator, SecretCache, SecretName, SecretStore, SecretValue, VaultClient};
+use estop_secrets::{
+    EmbeddedStore, ExposureLedger, Rotator, SecretCache, SecretName, SecretStore, SecretValue, VaultClient,
+};
 use estop_watchdog::guardian::Client;
 use estop_watchdog::registry::{JobDir, RunDir};
 
@@ -60,7 +62,8 @@ impl Keys {
             }
         };
         let ledger = Arc::new(ExposureLedger::new(site.state_dir.join("exposure")));
-        let cache = Arc::new(SecretCache::new(Arc::clone(&store), CachePolicy { max_age: MAX_AGE, ..CachePolicy::default() }));
+        let cache =
+            Arc::new(SecretCache::new(Arc::clone(&store), CachePolicy { max_age: MAX_AGE, ..CachePolicy::default() }));
         Ok(Self { store, cache, ledger, site: site.clone() })
     }
 
@@ -82,7 +85,10 @@ impl Keys {
                 format!("add a section [secret.\"{name}\"] to the configuration"),
             ));
         };
-        let kind = Generate { policy: secret.generate.policy(), test: secret.test.as_ref().map(|command| command.argv().to_vec()) };
+        let kind = Generate {
+            policy: secret.generate.policy(),
+            test: secret.test.as_ref().map(|command| command.argv().to_vec()),
+        };
         let mut subscribers = self.files_of(name);
         for subscriber in &secret.notify {
             subscribers.push(self.subscriber(subscriber).await?);
@@ -110,7 +116,9 @@ impl Keys {
 
     async fn subscriber(&self, subscriber: &config::Subscriber) -> Result<Subscriber> {
         Ok(match subscriber {
-            config::Subscriber::Signal { signal, workload } => Subscriber::Signal { signal: signal.clone(), workload: workload.clone() },
+            config::Subscriber::Signal { signal, workload } => {
+                Subscriber::Signal { signal: signal.clone(), workload: workload.clone() }
+            }
             config::Subscriber::Exec(command) => Subscriber::Exec { command: command.argv().to_vec() },
             config::Subscriber::Webhook { url, key } => {
                 let key = match key {
@@ -139,8 +147,13 @@ fn vault_options(vault: &config::Vault) -> Result<VaultOptions> {
     let login = match &vault.auth {
         Auth::Token { token_file } => Login::TokenFile(token_file.clone()),
         Auth::AppRole { role_id, secret_id_file } => {
-            let text = std::fs::read_to_string(secret_id_file).map_err(|error| Failure::io("read the secret id in", secret_id_file, &error))?;
-            Login::AppRole { mount: "approle".to_owned(), role_id: role_id.clone(), secret_id: SecretValue::from(text.trim()) }
+            let text = std::fs::read_to_string(secret_id_file)
+                .map_err(|error| Failure::io("read the secret id in", secret_id_file, &error))?;
+            Login::AppRole {
+                mount: "approle".to_owned(),
+                role_id: role_id.clone(),
+                secret_id: SecretValue::from(text.trim()),
+            }
         }
     };
     let mut options = VaultOptions::new(vault.address.clone(), login);

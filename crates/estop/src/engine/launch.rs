@@ -149,14 +149,25 @@ impl Launch<'_> {
     }
 
     /// The caller's environment, the workload's own variables, its secrets.
-    fn environment(&self, account: Option<&Account>, secrets: Vec<(String, SecretValue)>, secrets_dir: Option<&PathBuf>) -> Vec<(Bytes, Bytes)> {
-        let mut variables: BTreeMap<OsString, Bytes> = std::env::vars_os().map(|(name, value)| (name, value.into())).collect();
+    fn environment(
+        &self,
+        account: Option<&Account>,
+        secrets: Vec<(String, SecretValue)>,
+        secrets_dir: Option<&PathBuf>,
+    ) -> Vec<(Bytes, Bytes)> {
+        let mut variables: BTreeMap<OsString, Bytes> =
+            std::env::vars_os().map(|(name, value)| (name, value.into())).collect();
         // estop's own key opens all secrets; it is nobody's but estop's.
         for own in ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN"] {
             variables.remove(&OsString::from(own));
         }
         if let Some(account) = account {
-            for (name, value) in [("HOME", &account.home), ("SHELL", &account.shell), ("USER", &account.name), ("LOGNAME", &account.name)] {
+            for (name, value) in [
+                ("HOME", &account.home),
+                ("SHELL", &account.shell),
+                ("USER", &account.name),
+                ("LOGNAME", &account.name),
+            ] {
                 variables.insert(name.into(), value.clone().into());
             }
         }
@@ -182,7 +193,9 @@ impl Launch<'_> {
             let secret = keys.cache.get(&name).await?;
             exposures.push(Exposure::now(self.name, run_id, name.clone(), secret.version(), channel));
             match channel {
-                Channel::File => delivered.files.push(SecretFile { file: target.clone(), value: secret.value().expose().to_vec() }),
+                Channel::File => {
+                    delivered.files.push(SecretFile { file: target.clone(), value: secret.value().expose().to_vec() })
+                }
                 _ if secret.value().expose().contains(&0) => {
                     let message = format!("the secret {name} holds a zero byte, which no variable can");
                     return Err(Failure::usage(message, "deliver it as a file"));
@@ -213,7 +226,10 @@ pub fn check_name(name: &str) -> Result<()> {
     if first && rest && name.len() <= 63 {
         return Ok(());
     }
-    Err(Failure::usage(format!("{name:?} is no name for a workload"), "use a-z, 0-9, `.`, `_`, `-`, at most 63, beginning with a letter or digit"))
+    Err(Failure::usage(
+        format!("{name:?} is no name for a workload"),
+        "use a-z, 0-9, `.`, `_`, `-`, at most 63, beginning with a letter or digit",
+    ))
 }
 
 /// Runs `future` to its end on a runtime of its own.
@@ -222,7 +238,9 @@ pub fn check_name(name: &str) -> Result<()> {
 /// The future's own, or that no runtime can be had.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| Failure::new(Code::Failed, "system", format!("cannot start a runtime: {error}"), ""))?.block_on(future)
+    runtime
+        .map_err(|error| Failure::new(Code::Failed, "system", format!("cannot start a runtime: {error}"), ""))?
+        .block_on(future)
 }
 
 /// The limits of `workload`.

@@ -27,7 +27,8 @@ fn entry(evidence: &Evidence) -> CriticalFailure {
     entry.workload = Some(evidence.workload.clone());
     entry.reason = Some(evidence.reason.clone());
     entry.incident = evidence.incident.as_deref().and_then(|id| id.parse::<IncidentId>().ok());
-    entry.limit = evidence.breach.map(|breach| json!({"metric": breach.metric, "rung": breach.rung, "value": breach.limit}));
+    entry.limit =
+        evidence.breach.map(|breach| json!({"metric": breach.metric, "rung": breach.rung, "value": breach.limit}));
     entry.value = evidence.breach.map(|breach| json!(breach.value));
     entry.history = values(&json!(evidence.history));
     entry.tree = values(&json!(evidence.tree));

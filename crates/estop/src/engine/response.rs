@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use estop_integrity::progress::Silent;
 use estop_integrity::{KBSnapshot, Origin, RecoveryPoint, RollbackRequest, SnapshotManager, verify};
 use estop_recovery::{
-    Actions, Answer, Claim, CriticalFailure, CriticalFailureLog, Detail, Event, Failure as Failed, Incident, IncidentId,
-    IncidentStore, Order, Plan, Run, Saga, StepKind, StepState, Stopped, Trigger,
+    Actions, Answer, Claim, CriticalFailure, CriticalFailureLog, Detail, Event, Failure as Failed, Incident,
+    IncidentId, IncidentStore, Order, Plan, Run, Saga, StepKind, StepState, Stopped, Trigger,
 };
 use estop_secrets::SecretName;
 use estop_secrets::rotate::Request;
@@ -76,7 +76,12 @@ const RECORD_POLL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// If it can neither be opened nor read.
-pub fn attend(site: &Site, outcome: &Outcome, protects: &[String], observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Result<Run> {
+pub fn attend(
+    site: &Site,
+    outcome: &Outcome,
+    protects: &[String],
+    observer: impl Fn(Event<'_>) + Send + Sync + 'static,
+) -> Result<Run> {
     let emergency = Emergency {
         id: outcome.incident.clone(),
         trigger: if outcome.breach.is_some() { Trigger::Limit } else { Trigger::Operator },
@@ -92,7 +97,9 @@ pub fn attend(site: &Site, outcome: &Outcome, protects: &[String], observer: imp
         match store.take_up(&id) {
             Ok((_claim, incident)) if !incident.is_open() => return Ok(Run { incident, unrecorded: Vec::new() }),
             Ok((_claim, incident)) => return carry_through(site, incident, true, observer),
-            Err(estop_recovery::Error::Busy { .. }) => return Ok(Run { incident: closed(&store, &id)?, unrecorded: Vec::new() }),
+            Err(estop_recovery::Error::Busy { .. }) => {
+                return Ok(Run { incident: closed(&store, &id)?, unrecorded: Vec::new() });
+            }
             Err(_) => std::thread::sleep(RECORD_POLL),
         }
     }
@@ -122,8 +129,18 @@ fn take_over(incident: &mut Incident, reports: &[StopReport]) {
     let steps = [
         (StepKind::Latch, durable, longest(|report| report.phases.latch_seconds), json!({"durable": durable})),
         (StepKind::Freeze, true, longest(|report| report.phases.freeze_seconds), json!({})),
-        (StepKind::Capture, true, longest(|report| report.phases.capture_seconds), json!({"log": "critical-failures.jsonl"})),
-        (StepKind::Stop, proven, longest(|report| report.phases.kill_seconds), json!({"proven_empty": proven, "jobs": reports})),
+        (
+            StepKind::Capture,
+            true,
+            longest(|report| report.phases.capture_seconds),
+            json!({"log": "critical-failures.jsonl"}),
+        ),
+        (
+            StepKind::Stop,
+            proven,
+            longest(|report| report.phases.kill_seconds),
+            json!({"proven_empty": proven, "jobs": reports}),
+        ),
     ];
     for (kind, well, seconds, detail) in steps {
         let state = if well { StepState::Done } else { StepState::Failed };
@@ -171,7 +188,9 @@ impl Response {
         let place = Place::find(&self.site, store)?;
         let manager = place.open()?;
         let Some(snapshot) = point_before(&manager, &order.incident)? else {
-            return Ok(Err(Failed::new(format!("{store} has no snapshot from before the incident: nothing can be put back"))));
+            return Ok(Err(Failed::new(format!(
+                "{store} has no snapshot from before the incident: nothing can be put back"
+            ))));
         };
         let request = RollbackRequest::new(RecoveryPoint::from(&snapshot.id));
         let report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
@@ -185,7 +204,8 @@ impl Response {
     }
 
     fn replace_keys(&self, order: &Order, secrets: &[String]) -> Result<std::result::Result<Answer, Failed>> {
-        let reason = format!("incident {}: {}", order.incident.id, order.incident.reason.as_deref().unwrap_or("emergency"));
+        let reason =
+            format!("incident {}: {}", order.incident.id, order.incident.reason.as_deref().unwrap_or("emergency"));
         let (rotations, unknown) = block_on(async {
             let keys = Keys::open(&self.site).await?;
             let (mut plans, mut unknown) = (Vec::new(), Vec::new());
@@ -278,7 +298,8 @@ impl Actions for Response {
         let stopped = emergency::critical_stop(&[self.instance()], request);
         // Here a job that is not found is one that has ended: neither its record nor its cgroup is there.
         let proven_empty = stopped.jobs.iter().all(|job| job.proven_empty);
-        let detail = object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "unreachable": stopped.unreachable}));
+        let detail =
+            object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "unreachable": stopped.unreachable}));
         Ok(Stopped { proven_empty, detail })
     }
 
@@ -291,17 +312,28 @@ impl Actions for Response {
     }
 
     fn verify(&self, order: &Order) -> std::result::Result<Answer, Failed> {
-        let running: Vec<String> = self.jobs(&order.incident.workloads).iter().map(|dir| dir.name().to_owned()).collect();
+        let running: Vec<String> =
+            self.jobs(&order.incident.workloads).iter().map(|dir| dir.name().to_owned()).collect();
         let (mut ok, mut stores) = (running.is_empty(), Vec::new());
-        let done = order.incident.steps.iter().filter(|step| step.kind == StepKind::Rollback && step.state == StepState::Done);
+        let done =
+            order.incident.steps.iter().filter(|step| step.kind == StepKind::Rollback && step.state == StepState::Done);
         for step in done {
-            let (Some(store), Some(snapshot)) = (step.targets.first(), step.detail.get("snapshot").and_then(Value::as_str)) else { continue };
-            let (matches, detail) = self.check_store(store, snapshot).map_err(|failure| Failed::new(failure.message))?;
+            let (Some(store), Some(snapshot)) =
+                (step.targets.first(), step.detail.get("snapshot").and_then(Value::as_str))
+            else {
+                continue;
+            };
+            let (matches, detail) =
+                self.check_store(store, snapshot).map_err(|failure| Failed::new(failure.message))?;
             ok &= matches;
             stores.push(detail);
         }
         let detail = object(json!({"running": running, "stores": stores}));
-        if ok { Ok(Answer::Done(detail)) } else { Err(Failed::new("something does not match; the detail says what").with_detail(detail)) }
+        if ok {
+            Ok(Answer::Done(detail))
+        } else {
+            Err(Failed::new("something does not match; the detail says what").with_detail(detail))
+        }
     }
 
     fn restart(&self, order: &Order) -> std::result::Result<Answer, Failed> {
@@ -316,7 +348,8 @@ impl Actions for Response {
 /// The newest snapshot that was made before the incident was opened, and not for a rollback or in an incident.
 fn point_before(manager: &SnapshotManager, incident: &Incident) -> Result<Option<KBSnapshot>> {
     let sound = |snapshot: &KBSnapshot| {
-        snapshot.created <= incident.opened && matches!(snapshot.origin, Origin::Manual | Origin::Schedule | Origin::BeforeRun)
+        snapshot.created <= incident.opened
+            && matches!(snapshot.origin, Origin::Manual | Origin::Schedule | Origin::BeforeRun)
     };
     Ok(manager.list()?.into_iter().rfind(sound))
 }

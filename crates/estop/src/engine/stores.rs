@@ -40,7 +40,11 @@ impl Place {
         let path = configured.map_or_else(|| PathBuf::from(store), |configured| configured.path.clone());
         if configured.is_none() && !path.is_dir() {
             let names: Vec<&str> = site.config.stores.keys().map(String::as_str).collect();
-            let hint = if names.is_empty() { "give a directory's path".to_owned() } else { format!("the stores are {}", names.join(", ")) };
+            let hint = if names.is_empty() {
+                "give a directory's path".to_owned()
+            } else {
+                format!("the stores are {}", names.join(", "))
+            };
             return Err(Failure::usage(format!("{store} is neither a configured store nor a directory"), hint));
         }
         // A directory that is a configured store is that store, by whatever path it was given.
@@ -81,7 +85,11 @@ impl Place {
 /// The configured store whose directory `path` is.
 fn name_of(site: &Site, path: &Path) -> Option<String> {
     let wanted = path.canonicalize().ok()?;
-    site.config.stores.iter().find(|(_, store)| store.path.canonicalize().ok().as_ref() == Some(&wanted)).map(|(name, _)| name.clone())
+    site.config
+        .stores
+        .iter()
+        .find(|(_, store)| store.path.canonicalize().ok().as_ref() == Some(&wanted))
+        .map(|(name, _)| name.clone())
 }
 
 /// Which snapshots of `store` the configuration keeps; `None` if it keeps all.

@@ -25,7 +25,12 @@ pub struct Account {
 /// If there is no such user, or estop is not root and so cannot become one.
 pub fn look_up(user: &str) -> Result<Account> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Failure::new(Code::Refused, "not-root", format!("only root can run a program as {user}"), "run estop as root"));
+        return Err(Failure::new(
+            Code::Refused,
+            "not-root",
+            format!("only root can run a program as {user}"),
+            "run estop as root",
+        ));
     }
     let unknown = || Failure::usage(format!("there is no user {user}"), "see `getent passwd`");
     let entry = output("getent", &["passwd", "--", user]).ok_or_else(unknown)?;

@@ -382,7 +382,9 @@ impl<'a> Server<'a> {
                 self.record.incident = Some(incident.unwrap_or(&self.prepared.spec.incident).to_owned());
             }
         }
+        let latching = Instant::now();
         let latched = self.latch(latch_all, by, reason);
+        let latch_seconds = latching.elapsed().as_secs_f64();
         let event = if by == "limit" { Event::BreachCritical } else { Event::Now };
         // An emergency that asks first is one whose latch is set and whose kill waits for the grace.
         let ask = category == Category::Ask && matches!(self.state, State::Running | State::Frozen);
@@ -393,6 +395,7 @@ impl<'a> Server<'a> {
         }
         if let Some(report) = &mut self.record.report {
             report.latch_durable = Some(latched);
+            report.phases.latch_seconds = latch_seconds;
         }
         if matches!(self.state, State::Survivors) {
             self.answer_waiting();

@@ -153,7 +153,9 @@ pub fn action(state: State, event: Event) -> Action {
         | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::Retry)
         | (S::Held, E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::LeaseOver | E::Adopted | E::Retry)
         | (S::Stopping, E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted | E::Retry)
-        | (S::Survivors, E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted) => A::Nothing,
+        | (S::Survivors, E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted) => {
+            A::Nothing
+        }
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) fn measure(site: &Site, dir: &Path, rounds: u32, interrupt: &Interrup
     }
     Ok(vec![
         Measurement::middle("snapshot_10000_files", Unit::Seconds, snapshots).below(0.1).with("1 % changed"),
-        Measurement::middle("rollback_10000_files", Unit::Seconds, rollbacks).with("1 % put back, with its safety snapshot, verified"),
+        Measurement::middle("rollback_10000_files", Unit::Seconds, rollbacks)
+            .with("1 % put back, with its safety snapshot, verified"),
     ])
 }
 

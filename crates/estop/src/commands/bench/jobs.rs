@@ -51,7 +51,9 @@ pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result
             times.push(report.stop_seconds);
         }
         if WATCHED.contains(&size) {
-            watching.push(Measurement::middle(format!("monitoring_overhead_{size}_processes"), Unit::Ratio, shares).below(0.01));
+            watching.push(
+                Measurement::middle(format!("monitoring_overhead_{size}_processes"), Unit::Ratio, shares).below(0.01),
+            );
         }
         if STOPPED.contains(&size) {
             stopping.push(Measurement::middle(format!("stop_{size}_processes"), Unit::Seconds, times));
@@ -78,7 +80,8 @@ fn share_of_core(pid: u32, interrupt: &Interrupt) -> Result<f64> {
 /// The processor time of the process `pid`, which has one thread: to the nanosecond where the kernel keeps that (`schedstat`).
 fn cpu_time(pid: u32) -> Option<Duration> {
     let exact = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
-    let exact = exact.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).filter(|nanoseconds| *nanoseconds > 0);
+    let exact =
+        exact.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).filter(|nanoseconds| *nanoseconds > 0);
     #[expect(clippy::cast_precision_loss, reason = "ticks of some seconds")]
     exact.map(Duration::from_nanos).or_else(|| Some(Duration::from_secs_f64(procfs::stat(pid)?.ticks as f64 / TICKS)))
 }

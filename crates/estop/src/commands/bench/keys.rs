@@ -23,7 +23,8 @@ pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result
         for _ in 0..rounds {
             interrupt.check()?;
             let started = Instant::now();
-            let report = rotator.rotate(&plan, &Request { reason: "estop bench".to_owned(), ..Request::default() }).await;
+            let report =
+                rotator.rotate(&plan, &Request { reason: "estop bench".to_owned(), ..Request::default() }).await;
             seconds.push(started.elapsed().as_secs_f64());
             if !report.is_complete() {
                 let why = report.error.unwrap_or_else(|| "it is not complete".to_owned());

@@ -34,9 +34,16 @@ pub(super) fn of_brain(dir: &Path, interrupt: &Interrupt) -> Result<Measurement>
     let config = home.join("estop.toml");
     std::fs::create_dir(&home).map_err(|error| Failure::io("create", &home, &error))?;
     std::fs::write(&config, "").map_err(|error| Failure::io("write", &config, &error))?;
-    let executable = std::env::current_exe().map_err(|error| Failure::failed(format!("cannot find estop's own executable: {error}"), ""))?;
+    let executable = std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("cannot find estop's own executable: {error}"), ""))?;
     let mut command = Command::new(executable);
-    command.arg("--config").arg(&config).arg("--state-dir").arg(home.join("state")).arg("up").env_remove("ESTOP_RUN_DIR");
+    command
+        .arg("--config")
+        .arg(&config)
+        .arg("--state-dir")
+        .arg(home.join("state"))
+        .arg("up")
+        .env_remove("ESTOP_RUN_DIR");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let process = command.spawn().map_err(|error| Failure::failed(format!("cannot start the daemon: {error}"), ""))?;
     let mut daemon = Daemon(process);

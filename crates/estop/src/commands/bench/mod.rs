@@ -64,7 +64,14 @@ impl Measurement {
 
     /// What could not be measured.
     fn missing(name: impl Into<String>, unit: Unit, why: impl std::fmt::Display) -> Self {
-        Self { name: name.into(), value: None, unit, criterion: None, met: None, detail: format!("not measured: {why}") }
+        Self {
+            name: name.into(),
+            value: None,
+            unit,
+            criterion: None,
+            met: None,
+            detail: format!("not measured: {why}"),
+        }
     }
 
     /// It is to be below `limit`.
@@ -92,10 +99,9 @@ struct Report {
 /// Measures, `rounds` times each. A criterion that is not met is in the answer and no failure: this host may be busy.
 pub(super) fn bench(rounds: u32, output: &Output) -> Result<Code> {
     let interrupt = Interrupt::listen()?;
-    let dir = tempfile::Builder::new()
-        .prefix("estop-bench-")
-        .tempdir()
-        .map_err(|error| Failure::failed(format!("cannot make a temporary directory: {error}"), "set TMPDIR to where there is room"))?;
+    let dir = tempfile::Builder::new().prefix("estop-bench-").tempdir().map_err(|error| {
+        Failure::failed(format!("cannot make a temporary directory: {error}"), "set TMPDIR to where there is room")
+    })?;
     let path = dir.path().canonicalize().map_err(|error| Failure::io("look at", dir.path(), &error))?;
     let site = Site::below(&path, Config::parse(SANDBOX, &path.join("estop.toml"))?);
     let mut measurements = Vec::new();

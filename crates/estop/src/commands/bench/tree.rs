@@ -22,7 +22,8 @@ const LIFE: Period = Period::from_secs(600);
 const SPARE: u64 = 8;
 
 /// Becomes `$1` processes that sleep, itself one of them, and says so in the file `$2`.
-const SCRIPT: &str = r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; exec sleep 1000000"#;
+const SCRIPT: &str =
+    r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; exec sleep 1000000"#;
 
 /// A tree of sleeping processes.
 pub(super) struct Tree<'a> {
@@ -36,7 +37,9 @@ impl<'a> Tree<'a> {
     /// Starts a tree of `processes` processes and returns when all of them are there.
     pub(super) fn start(site: &'a Site, name: String, processes: u64, interrupt: &Interrupt) -> Result<Self> {
         let sign = site.state_dir.with_file_name(format!("{name}.ready"));
-        let shown = sign.to_str().ok_or_else(|| Failure::failed("the temporary directory's path is not UTF-8", "set TMPDIR"))?;
+        let shown = sign
+            .to_str()
+            .ok_or_else(|| Failure::failed("the temporary directory's path is not UTF-8", "set TMPDIR"))?;
         let workload = Workload {
             pids_max: Some(processes + SPARE),
             time_max: Some(LIFE),
@@ -45,8 +48,15 @@ impl<'a> Tree<'a> {
             brain_loss_grace: Period::from_secs(0),
             ..Workload::new(Command::from(["sh", "-c", SCRIPT, "sh", &processes.to_string(), shown]))
         };
-        let launch =
-            Launch { site, name: &name, workload: &workload, argv: None, process_group: None, ignored_signals: Vec::new(), cgroup: true };
+        let launch = Launch {
+            site,
+            name: &name,
+            workload: &workload,
+            argv: None,
+            process_group: None,
+            ignored_signals: Vec::new(),
+            cgroup: true,
+        };
         let spec = block_on(launch.guardian_spec(None, &Stores::default()))?;
         let streams = Streams { input: Stdio::null(), output: Stdio::null(), error: Stdio::null() };
         let guardian = guardian::start(&spec, streams)?;
@@ -69,7 +79,10 @@ impl<'a> Tree<'a> {
                 _ => error.into(),
             })?;
             if Instant::now() > deadline {
-                return Err(Failure::failed(format!("{} did not start in {} s", self.name, START_LIMIT.as_secs()), "this host is too busy to measure"));
+                return Err(Failure::failed(
+                    format!("{} did not start in {} s", self.name, START_LIMIT.as_secs()),
+                    "this host is too busy to measure",
+                ));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -92,7 +105,10 @@ impl<'a> Tree<'a> {
         };
         let stopped = emergency::critical_stop(&self.site.instances(), request);
         let [report] = &stopped.jobs[..] else {
-            return Err(Failure::failed(format!("{} stops were reported of one job", stopped.jobs.len()), "this is an error in estop"));
+            return Err(Failure::failed(
+                format!("{} stops were reported of one job", stopped.jobs.len()),
+                "this is an error in estop",
+            ));
         };
         if report.proven_empty && stopped.unreachable.is_empty() {
             // The guardian has nothing left to do but to take its group away.

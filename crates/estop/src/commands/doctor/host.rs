@@ -15,7 +15,8 @@ use crate::site::Site;
 pub(super) fn checks(site: &Site) -> (Tier, Vec<Check>) {
     let host = Host::probe();
     let tier = host.tier();
-    let mut checks = vec![kernel(), tier_check(&host, site), cgroup(&host), namespaces(&host), user_namespaces(), landlock(&host)];
+    let mut checks =
+        vec![kernel(), tier_check(&host, site), cgroup(&host), namespaces(&host), user_namespaces(), landlock(&host)];
     checks.extend(limits(site));
     checks.push(pressure());
     if let Ok(root) = &host.cgroup_root {
@@ -75,14 +76,18 @@ fn namespaces(host: &Host) -> Check {
         Ok(()) => Check::ok("namespaces", "PID and mount namespaces, through a user namespace"),
         Err(why) => Check::lacking(
             "namespaces",
-            format!("{why}: a job does not end with its guardian, and a workload under estop's own user sees estop's state"),
+            format!(
+                "{why}: a job does not end with its guardian, and a workload under estop's own user sees estop's state"
+            ),
             "run estop as root, or allow user namespaces: `sysctl kernel.unprivileged_userns_clone=1`, or what the distribution has instead",
         ),
     }
 }
 
 fn user_namespaces() -> Check {
-    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
     match most {
         Some(0) => Check::lacking("user-namespaces", "switched off", "`sysctl user.max_user_namespaces=10000`"),
         Some(most) => Check::ok("user-namespaces", format!("up to {most}")),
@@ -92,7 +97,11 @@ fn user_namespaces() -> Check {
 
 fn landlock(host: &Host) -> Check {
     match host.landlock {
-        0 => Check::lacking("landlock", "the kernel has none", "boot with `lsm=landlock,…`: it keeps a job from leaving its cgroup"),
+        0 => Check::lacking(
+            "landlock",
+            "the kernel has none",
+            "boot with `lsm=landlock,…`: it keeps a job from leaving its cgroup",
+        ),
         version => Check::ok("landlock", format!("version {version}")),
     }
 }
@@ -125,7 +134,11 @@ fn limits(site: &Site) -> Vec<Check> {
         if enforced {
             return Check::ok(name, "enforced by the kernel");
         }
-        Check::lacking(name, watched, format!("have the controller `{}` delegated, or run estop as root", name.trim_end_matches("-limit")))
+        Check::lacking(
+            name,
+            watched,
+            format!("have the controller `{}` delegated, or run estop as root", name.trim_end_matches("-limit")),
+        )
     };
     vec![
         check("memory-limit", memory, "watched by the guardian, which stops the job when it is passed"),

@@ -61,7 +61,9 @@ fn directory(name: &str, path: &Path) -> Check {
     // By trying: a full or read-only file system does not show in the mode.
     match tempfile::tempfile_in(path) {
         Ok(_) => Check::ok(name, format!("{shown}, mode {mode:o}, writable")),
-        Err(error) => Check::broken(name, format!("{shown} cannot be written: {error}"), "check the disk and how it is mounted"),
+        Err(error) => {
+            Check::broken(name, format!("{shown} cannot be written: {error}"), "check the disk and how it is mounted")
+        }
     }
 }
 
@@ -92,7 +94,11 @@ fn store(site: &Site, name: &str) -> Check {
     match (device(&store.path), device(&vault)) {
         (Ok(one), Ok(other)) if one == other => {
             let kind = filesystem(&store.path);
-            let clones = if ["btrfs", "xfs", "bcachefs", "zfs"].contains(&kind.as_str()) { "clones files" } else { "copies files" };
+            let clones = if ["btrfs", "xfs", "bcachefs", "zfs"].contains(&kind.as_str()) {
+                "clones files"
+            } else {
+                "copies files"
+            };
             Check::ok(title, format!("{} on {kind}, which {clones}; vault {}", store.path.display(), vault.display()))
         }
         (Ok(_), Ok(_)) => Check::broken(
@@ -127,13 +133,16 @@ fn secrets(site: &Site) -> Check {
         };
         match tokio::time::timeout(SECRETS_LIMIT, open).await {
             Ok(opened) => opened,
-            Err(_) => Err(Failure::failed(format!("no answer in {} s", SECRETS_LIMIT.as_secs()), "check that Vault is there")),
+            Err(_) => {
+                Err(Failure::failed(format!("no answer in {} s", SECRETS_LIMIT.as_secs()), "check that Vault is there"))
+            }
         }
     });
     match opened {
         Ok((where_, names)) => Check::ok("secrets", format!("{where_}: {names} secrets")),
         Err(failure) => {
-            let hint = if failure.hint.is_empty() { "see docs/configuration.md, [vault]".to_owned() } else { failure.hint };
+            let hint =
+                if failure.hint.is_empty() { "see docs/configuration.md, [vault]".to_owned() } else { failure.hint };
             Check::broken("secrets", failure.message, hint)
         }
     }
@@ -143,26 +152,44 @@ fn latch(site: &Site) -> Check {
     match site.latch().read() {
         Ok(latched) => {
             let all = latched.all.map(|entry| format!("everything, since {}: {}", entry.since, entry.reason));
-            let names = latched.names.into_iter().map(|(name, entry)| format!("{name}, since {}: {}", entry.since, entry.reason));
+            let names = latched
+                .names
+                .into_iter()
+                .map(|(name, entry)| format!("{name}, since {}: {}", entry.since, entry.reason));
             let held: Vec<String> = all.into_iter().chain(names).collect();
             if held.is_empty() {
                 return Check::ok("latch", "released");
             }
             Check::lacking("latch", format!("holds {}", held.join("; ")), "`estop status`, then `estop reset`")
         }
-        Err(error) => Check::broken("latch", format!("{error}; nothing starts while it cannot be read"), "check the disk; nothing repairs it by guessing"),
+        Err(error) => Check::broken(
+            "latch",
+            format!("{error}; nothing starts while it cannot be read"),
+            "check the disk; nothing repairs it by guessing",
+        ),
     }
 }
 
 fn clock(site: &Site) -> Check {
     let now = SystemTime::now();
     if now < SystemTime::UNIX_EPOCH + EARLIEST {
-        return Check::broken("clock", format!("it shows {}", jiff::Timestamp::now()), "set it: tokens and certificates are judged by it");
+        return Check::broken(
+            "clock",
+            format!("it shows {}", jiff::Timestamp::now()),
+            "set it: tokens and certificates are judged by it",
+        );
     }
     let latest = [site.critical_failures(), site.incidents(), site.state_dir.clone()];
-    let ahead = latest.iter().filter_map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok()).any(|time| time > now + Duration::from_secs(2));
+    let ahead = latest
+        .iter()
+        .filter_map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok())
+        .any(|time| time > now + Duration::from_secs(2));
     if ahead {
-        return Check::lacking("clock", "it shows an earlier time than estop's own files", "set it: recovery points by time depend on it");
+        return Check::lacking(
+            "clock",
+            "it shows an earlier time than estop's own files",
+            "set it: recovery points by time depend on it",
+        );
     }
     Check::ok("clock", jiff::Timestamp::now().to_string())
 }

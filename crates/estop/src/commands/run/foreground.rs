@@ -102,7 +102,10 @@ fn terminal() -> Option<std::fs::File> {
 fn ignored_signals() -> Vec<i32> {
     const SIGPIPE: i32 = 13;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     let mask = mask.unwrap_or(0);
     // Rust's runtime ignores SIGPIPE in every program; that is not the caller's wish.
     (1..=64).filter(|signal| *signal != SIGPIPE && mask & (1 << (signal - 1)) != 0).collect()

@@ -49,8 +49,10 @@ fn describe(manager: &SnapshotManager) -> Result<Value> {
         }
         _ => None,
     };
-    Ok(json!({"lsn": manager.lsn(), "files": last.as_ref().map(|last| last.files), "bytes": last.as_ref().map(|last| last.bytes),
-        "last_snapshot": last.map(|last| last.created), "dirty_files": dirty}))
+    Ok(
+        json!({"lsn": manager.lsn(), "files": last.as_ref().map(|last| last.files), "bytes": last.as_ref().map(|last| last.bytes),
+        "last_snapshot": last.map(|last| last.created), "dirty_files": dirty}),
+    )
 }
 
 /// The secrets, without their values. Nothing is made if there are none.
@@ -79,6 +81,9 @@ async fn secret(site: &Site, keys: &Keys, name: &SecretName) -> Result<Value> {
     let every = site.config.secrets.get(name.as_str()).and_then(|secret| secret.rotate_every);
     let exposed: BTreeSet<String> = keys.ledger.exposure(name)?.into_iter().map(|exposure| exposure.workload).collect();
     let age = current.as_ref().map(|current| Timestamp::now().duration_since(current.created).as_secs_f64());
-    let next = current.as_ref().zip(every).and_then(|(current, every)| current.created.checked_add(every.duration()).ok());
-    Ok(json!({"name": name, "version": current.map(|current| current.version), "age_seconds": age, "next_rotation": next, "exposed_to": exposed}))
+    let next =
+        current.as_ref().zip(every).and_then(|(current, every)| current.created.checked_add(every.duration()).ok());
+    Ok(
+        json!({"name": name, "version": current.map(|current| current.version), "age_seconds": age, "next_rotation": next, "exposed_to": exposed}),
+    )
 }

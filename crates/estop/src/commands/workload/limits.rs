@@ -31,13 +31,18 @@ pub fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment: &str)
     }
     let zero = [limits.memory_max == Some(0), limits.pids_max == Some(0), limits.cpu_max == Some(0.0)];
     if zero.contains(&true) {
-        return Err(Failure::usage(format!("{assignment:?} would leave nothing to run with"), "use a value above zero, or `none`"));
+        return Err(Failure::usage(
+            format!("{assignment:?} would leave nothing to run with"),
+            "use a value above zero, or `none`",
+        ));
     }
     Ok(())
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(value: Option<&str>) -> Result<Option<T>> {
-    value.map(|value| value.parse().map_err(|error: T::Err| Failure::usage(format!("{value:?}: {error}"), HINT))).transpose()
+    value
+        .map(|value| value.parse().map_err(|error: T::Err| Failure::usage(format!("{value:?}: {error}"), HINT)))
+        .transpose()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
@@ -85,7 +90,9 @@ mod tests {
 
     #[test]
     fn limits_and_rungs_are_set_and_lifted() {
-        let (limits, thresholds) = applied(&["memory_max=2GiB", "cpu_max=150%", "time_max=1h", "memory.stop=1GiB", "memory.warn=512MiB"]).unwrap();
+        let (limits, thresholds) =
+            applied(&["memory_max=2GiB", "cpu_max=150%", "time_max=1h", "memory.stop=1GiB", "memory.warn=512MiB"])
+                .unwrap();
         assert_eq!(limits.memory_max, Some(2 << 30));
         assert_eq!(limits.cpu_max, Some(1.5));
         assert_eq!(limits.time_max, Some(Duration::from_hours(1)));
@@ -96,7 +103,17 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for wrong in ["memory", "memory=1", "memory.max=1", "disk.stop=1", "memory.stop=-1", "pids_max=0", "memory_max=0", "time_max=abc", "cpu_max=0"] {
+        for wrong in [
+            "memory",
+            "memory=1",
+            "memory.max=1",
+            "disk.stop=1",
+            "memory.stop=-1",
+            "pids_max=0",
+            "memory_max=0",
+            "time_max=abc",
+            "cpu_max=0",
+        ] {
             assert!(applied(&[wrong]).is_err(), "{wrong}");
         }
         assert!(applied(&["memory.stop=1MiB", "memory.warn=2MiB"]).is_err(), "out of order");
