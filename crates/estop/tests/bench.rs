@@ -47,7 +47,10 @@ fn every_criterion_is_measured_and_nothing_is_left_behind() {
     }
     assert_eq!(of("stops_proven_empty")["value"], 1.0);
     // Trees of 1, 10, 100 and 1,000: none was stopped before it was whole.
-    assert!(of("stops_proven_empty")["detail"].as_str().unwrap().starts_with("4 stops of 1111 processes"), "{report:#}");
+    assert!(
+        of("stops_proven_empty")["detail"].as_str().unwrap().starts_with("4 stops of 1111 processes"),
+        "{report:#}"
+    );
     assert!(is_empty(&room), "it left something in its temporary directory");
 }
 

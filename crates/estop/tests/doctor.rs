@@ -20,7 +20,9 @@ fn a_sound_host_is_told_so_and_nothing_is_left_behind() {
     let report = house.json(0, &["doctor"]);
     assert_eq!(report["ok"], true);
     assert!(["kernel", "namespace", "tracked"].contains(&report["tier"].as_str().unwrap()));
-    for name in ["kernel", "tier", "landlock", "memory-limit", "pids-limit", "cpu-limit", "configuration", "latch", "clock"] {
+    for name in
+        ["kernel", "tier", "landlock", "memory-limit", "pids-limit", "cpu-limit", "configuration", "latch", "clock"]
+    {
         assert!(check(&report, name)["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{name}");
     }
     assert!(!house.state_dir().exists(), "a look made the state directory");

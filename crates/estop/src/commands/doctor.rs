@@ -3,6 +3,8 @@
 mod host;
 mod places;
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use estop_watchdog::job::Tier;
@@ -50,6 +52,7 @@ struct Report {
 }
 
 /// Looks at the host and at this estop's places. 0 if nothing that is needed is broken, else 1.
+#[expect(clippy::unnecessary_wraps, reason = "as every command answers; what is broken is in the report")]
 pub(super) fn doctor(site: &Site, output: &Output) -> Result<Code> {
     let (tier, mut checks) = host::checks(site);
     checks.extend(places::checks(site));
@@ -68,11 +71,12 @@ fn text(report: &Report) -> String {
     let row = |check: &Check| vec![verdict(check).to_owned(), printable(&check.name), printable(&check.detail)];
     let mut text = table(&["", "CHECK", "FOUND"], &report.checks.iter().map(row).collect::<Vec<_>>());
     for check in report.checks.iter().filter(|check| !check.ok && !check.hint.is_empty()) {
-        text.push_str(&format!("\n{}: {}", printable(&check.name), printable(&check.hint)));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{}: {}", printable(&check.name), printable(&check.hint));
     }
     let broken = report.checks.iter().filter(|check| !check.ok && check.needed).count();
     let verdict =
         if broken == 0 { "nothing that estop needs is broken".to_owned() } else { format!("{broken} broken") };
-    text.push_str(&format!("\njobs here are of the tier {}; {verdict}", report.tier));
+    let _ = write!(text, "\njobs here are of the tier {}; {verdict}", report.tier);
     text
 }
