@@ -126,3 +126,71 @@ fn what_is_to_be_rotated_has_to_be_said() {
     let nothing = house.json(0, &["rotate", "--exposed-to", "agent"]);
     assert_eq!(nothing["rotations"], Value::Array(Vec::new()));
 }
+
+#[test]
+fn what_a_workload_was_given_is_known_and_replaced() {
+    let house = House::new();
+    for name in ["token", "unrelated"] {
+        house.feed(&["secret", "put", name], "given-away").expect(0);
+    }
+    house.config("[secret.token]\n[secret.unrelated]\n");
+    let seen = house.run(&["run", "--name", "agent", "--secret", "KEY=token", "--", "sh", "-c", "echo $KEY"]).expect(0);
+    assert_eq!(seen.stdout, "given-away\n");
+    let given = house.json(0, &["secret", "exposure", "token"]);
+    assert_eq!(
+        (&given["exposures"][0]["workload"], &given["exposures"][0]["channel"]),
+        (&"agent".into(), &"env".into())
+    );
+
+    let answer = house.json(0, &["rotate", "--exposed-to", "agent", "--emergency"]);
+    assert_eq!(answer["rotations"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!([&answer["rotations"][0]["old_revoked"], &answer["rotations"][0]["still_exposed"]], [true, false]);
+    assert_ne!(value(&house, "token"), "given-away");
+    assert_eq!(value(&house, "unrelated"), "given-away");
+}
+
+/// A program under guard, until this is dropped.
+struct Guarded<'a> {
+    house: &'a House,
+    run: std::process::Child,
+}
+
+impl Drop for Guarded<'_> {
+    fn drop(&mut self) {
+        self.house.run(&["now", "agent"]);
+        let _ = self.run.wait();
+    }
+}
+
+#[test]
+fn a_running_workload_gets_the_new_value_in_its_file_before_its_signal() {
+    let house = House::new();
+    house.feed(&["secret", "put", "token"], "the-old-one").expect(0);
+    let body =
+        "trap 'cat \"$ESTOP_SECRETS_DIR/token\" > part; mv part heard' HUP; : > ready; while :; do sleep 0.01; done";
+    house.config(&format!(
+        "[workload.agent]\ncommand = [\"sh\", \"-c\", {body:?}]\nsecret_files = {{ token = \"token\" }}\n\n\
+         [secret.token]\nnotify = [{{ signal = \"HUP\", workload = \"agent\" }}]\n"
+    ));
+    let words = ["run", "--name", "agent", "--secret-file", "token=token", "--", "sh", "-c", body];
+    let mut command = house.command(&words);
+    let silent = std::process::Stdio::null;
+    let run = command.stdin(silent()).stdout(silent()).stderr(silent()).spawn().unwrap();
+    let mut guarded = Guarded { house: &house, run };
+    let appears = |guarded: &mut Guarded<'_>, name: &str| {
+        while !house.path().join(name).exists() {
+            assert!(guarded.run.try_wait().unwrap().is_none(), "the program under guard ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    appears(&mut guarded, "ready");
+    let answer = house.json(0, &["rotate", "token"]);
+    let told = answer["rotations"][0]["notified"].as_array().unwrap();
+    assert!(told.len() == 2 && told.iter().all(|one| one["acknowledged"] == true), "{answer}");
+    assert_eq!(told.iter().filter(|one| one["subscriber"] == "signal HUP agent").count(), 1, "{answer}");
+    appears(&mut guarded, "heard");
+    assert_eq!(std::fs::read_to_string(house.path().join("heard")).unwrap(), value(&house, "token"));
+    let given = house.json(0, &["secret", "exposure", "token"]);
+    let versions: Vec<_> = given["exposures"].as_array().unwrap().iter().map(|one| one["version"].as_u64()).collect();
+    assert_eq!(versions, [Some(1), Some(2)]);
+}
