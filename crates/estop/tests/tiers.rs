@@ -1,0 +1,135 @@
+//! Whatever a workload does to get away, nothing of it is left: in every tier that this host offers, as root and as an
+//! ordinary user. Looked for without asking estop.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod house;
+mod scene;
+
+use scene::Scene;
+
+/// How a run is brought to its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    /// The main process exits and leaves everything else behind.
+    ByItself,
+    /// `estop now`.
+    Now,
+    /// A limit.
+    Limit,
+    /// `estop stop`, which the villains ignore.
+    Stop,
+}
+
+fn ends_everything(scene: &Scene, options: &[&str], tier: &str, end: End) {
+    let villain = scene.villain();
+    let mut all = vec!["--grace", "300ms", "--pids-max", "400"];
+    all.extend(options);
+    if end == End::Limit {
+        all.extend(["--time-max", "2s"]);
+    }
+    let how = if end == End::ByItself { "leave" } else { "stay" };
+    let summary = scene.path().join("summary.json").display().to_string();
+    all.extend(["--summary", &summary, "--require-tier", tier]);
+    let mut arguments = vec!["run", "--name", "w"];
+    arguments.extend(&all);
+    arguments.extend(["--", &villain, "everything", how]);
+    let run = scene.spawn(&arguments);
+    let ready = scene.canary().join("ready");
+    match end {
+        End::ByItself => {
+            let outcome = run.wait().expect(0);
+            assert!(ready.exists(), "{outcome:?}");
+        }
+        End::Limit => {
+            run.wait().expect(124);
+        }
+        End::Now | End::Stop => {
+            scene::until("everything runs", || ready.exists());
+            let order = if end == End::Now { "now" } else { "stop" };
+            let answer = scene.json(0, &[order, "w"]);
+            let job = &answer["jobs"][0];
+            assert_eq!((&job["proven_empty"], &job["tier"]), (&true.into(), &tier.into()), "{answer:#}");
+            assert!(job["processes_before"].as_u64().unwrap() > 25 + 8, "{answer:#}");
+            assert!(!job["proof"].as_array().unwrap().is_empty(), "{answer:#}");
+            // At the moment of the answer, not some time later.
+            let left = scene.workload_alive();
+            assert!(left.is_empty(), "{end:?} answered, alive: {left:#?}");
+            run.wait().expect(124);
+        }
+    }
+    scene.expect_nothing_left();
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(summary).unwrap()).unwrap();
+    assert_eq!(summary["tier"], tier);
+}
+
+fn all_ends(new: impl Fn() -> Option<Scene>, options: &[&str], tier: &str) {
+    for end in [End::ByItself, End::Now, End::Limit, End::Stop] {
+        let Some(scene) = new() else { return };
+        eprintln!("{tier} {options:?} {end:?}");
+        ends_everything(&scene, options, tier, end);
+    }
+}
+
+const TRACKED: [&str; 2] = ["--no-cgroup", "--no-pid-namespace"];
+
+/// Where the tests are run by an ordinary user without a delegated cgroup, there is no kernel tier to test.
+fn has_cgroups() -> bool {
+    let scene = Scene::new();
+    let code = scene.run(&["run", "--require-tier", "kernel", "--", "true"]).code;
+    assert!(code == 0 || code == 4, "{code}");
+    assert!(!scene::is_root() || code == 0 || !std::path::Path::new("/sys/fs/cgroup/cgroup.procs").exists());
+    code == 0
+}
+
+#[test]
+fn cgroup_and_namespace() {
+    if has_cgroups() {
+        all_ends(|| Some(Scene::new()), &[], "kernel");
+    }
+}
+
+#[test]
+fn cgroup_alone() {
+    if has_cgroups() {
+        all_ends(|| Some(Scene::new()), &["--no-pid-namespace"], "kernel");
+    }
+}
+
+#[test]
+fn namespace_alone() {
+    all_ends(|| Some(Scene::new()), &["--no-cgroup"], "namespace");
+}
+
+#[test]
+fn tracked() {
+    all_ends(|| Some(Scene::new()), &TRACKED, "tracked");
+}
+
+#[test]
+fn namespace_of_an_ordinary_user() {
+    all_ends(Scene::ordinary, &["--no-cgroup"], "namespace");
+}
+
+#[test]
+fn tracked_of_an_ordinary_user() {
+    all_ends(Scene::ordinary, &TRACKED, "tracked");
+}
+
+#[test]
+fn a_tier_that_cannot_be_had_is_refused_before_anything_starts() {
+    let cases: [(&[&str], &str); 3] = [(&["--no-cgroup"], "kernel"), (&TRACKED, "namespace"), (&TRACKED, "kernel")];
+    for new in [|| Some(Scene::new()), Scene::ordinary as fn() -> Option<Scene>] {
+        for (options, tier) in cases {
+            let Some(scene) = new() else { continue };
+            let sign = scene.path().join("started").display().to_string();
+            let mut arguments = vec!["run", "--require-tier", tier];
+            arguments.extend(options);
+            arguments.extend(["--", "touch", &sign]);
+            let outcome = scene.run(&arguments).expect(4);
+            assert!(outcome.stderr.contains(tier), "{outcome:?}");
+            assert!(!std::path::Path::new(&sign).exists());
+            scene.expect_nothing_left();
+        }
+    }
+}
