@@ -137,7 +137,7 @@ pub(super) fn log_event(event: Event<'_>) {
             tracing::warn!(incident = %incident.id, step = %step.kind, state = %step.state, seconds = step.seconds, "incident step");
         }
         Event::Waiting { incident, step } => {
-            tracing::warn!(incident = %incident.id, step = %step.kind, "waits for approval")
+            tracing::warn!(incident = %incident.id, step = %step.kind, "waits for approval");
         }
         Event::Unrecorded { incident, error } => tracing::error!(incident = %incident.id, %error, "not recorded"),
         Event::Opened { .. } | Event::Started { .. } | Event::Closed { .. } => {}

@@ -47,6 +47,8 @@ pub(super) struct Supervisor {
     brain: Arc<Brain>,
     name: String,
     inbox: mpsc::Receiver<Order>,
+    /// Who wants it started as soon as the job that is just ending has ended.
+    waiting: Option<oneshot::Sender<Result<()>>>,
     pause: Duration,
 }
 
@@ -66,7 +68,7 @@ enum Next {
 
 impl Supervisor {
     pub(super) fn new(brain: Arc<Brain>, name: String, inbox: mpsc::Receiver<Order>) -> Self {
-        Self { brain, name, inbox, pause: FIRST_PAUSE }
+        Self { brain, name, inbox, waiting: None, pause: FIRST_PAUSE }
     }
 
     pub(super) async fn run(mut self) {
@@ -86,21 +88,34 @@ impl Supervisor {
                     None if self.inbox.is_closed() => return,
                     None => None,
                 },
-                None => match self.inbox.recv().await {
-                    Some(Order::Start(reply)) => {
-                        self.pause = FIRST_PAUSE;
-                        let started = self.start().await;
-                        let (running, answer) = match started {
-                            Ok(running) => (Some(running), Ok(())),
-                            Err(failure) => (None, Err(failure)),
-                        };
-                        let _ = reply.send(answer);
-                        running
-                    }
-                    Some(Order::Shutdown) | None => return,
+                None => match self.next_start().await {
+                    Some(reply) => self.start_for(reply).await,
+                    None => return,
                 },
             };
         }
+    }
+
+    /// The next wish that it be started; `None` if it is to end.
+    async fn next_start(&mut self) -> Option<oneshot::Sender<Result<()>>> {
+        match self.waiting.take() {
+            Some(reply) => Some(reply),
+            None => match self.inbox.recv().await {
+                Some(Order::Start(reply)) => Some(reply),
+                Some(Order::Shutdown) | None => None,
+            },
+        }
+    }
+
+    async fn start_for(&mut self, reply: oneshot::Sender<Result<()>>) -> Option<Running> {
+        self.pause = FIRST_PAUSE;
+        let (running, answer) = match self.start().await {
+            Ok(running) => (Some(running), Ok(())),
+            Err(failure) => (None, Err(failure)),
+        };
+        // Whoever asked may have gone meanwhile.
+        let _ = reply.send(answer);
+        running
     }
 
     fn definition(&self) -> &Workload {
@@ -116,31 +131,24 @@ impl Supervisor {
     /// Takes over a job that a brain before this one started; settles one that ended, or lost its guardian, meanwhile.
     async fn adopt(&mut self) -> Result<Option<Running>> {
         let dir = self.brain.job(&self.name);
-        if dir.is_alive()? {
-            if let Some(entry) = dir.entry()?
-                && let Some(guardian) = procfs::open(entry.guardian)
-            {
-                let asked = dir.clone();
-                let adopted = tokio::task::spawn_blocking(move || Client::new(&asked)?.adopt()).await;
-                match adopted {
-                    Ok(Ok(status)) => {
-                        tracing::info!(workload = self.name, uptime_seconds = status.uptime_seconds, "adopted");
-                        let since = Instant::now()
-                            .checked_sub(Duration::from_secs_f64(status.uptime_seconds))
-                            .unwrap_or_else(Instant::now);
-                        return Ok(Some(Running { dir, ended: watch_end(guardian, None), since }));
-                    }
-                    // Its end, which it is just coming to, is what the wait is for.
-                    _ => return Ok(Some(Running { dir, ended: watch_end(guardian, None), since: Instant::now() })),
-                }
-            }
+        if dir.is_alive()?
+            && let Some(entry) = dir.entry()?
+            && let Some(guardian) = procfs::open(entry.guardian)
+        {
+            let asked = dir.clone();
+            let adopted = tokio::task::spawn_blocking(move || Client::new(&asked)?.adopt()).await;
+            let age = match adopted {
+                Ok(Ok(status)) => Duration::from_secs_f64(status.uptime_seconds),
+                // Its end, which it is just coming to, is what the wait is for.
+                _ => Duration::ZERO,
+            };
+            tracing::info!(workload = self.name, uptime_seconds = age.as_secs_f64(), "adopted");
+            let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+            return Ok(Some(Running { dir, ended: watch_end(guardian, None), since }));
         }
         if dir.entry()?.is_some() {
-            // It ended while no brain was there. The brain before may have meant to start it again; so does this one.
+            // It ended, or lost its guardian, while no brain was there.
             self.settle(&dir).await?;
-            if self.brain.site.latch().holds(&self.name)?.is_some() {
-                return Ok(None);
-            }
         }
         Ok(None)
     }
@@ -206,29 +214,21 @@ impl Supervisor {
 
     /// Watches a running job to its end. The next one, if it is started again.
     async fn watch(&mut self, running: Running) -> Option<Running> {
-        let shutdown = loop {
-            match self.next(&running).await {
-                Next::Ended => break false,
-                Next::Shutdown => {
-                    let dir = running.dir.clone();
-                    let stopped = tokio::task::spawn_blocking(move || {
-                        Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT)
-                    })
-                    .await;
-                    if let Ok(Err(error)) = stopped {
-                        tracing::warn!(workload = self.name, %error, "stop");
-                    }
-                    break true;
-                }
-            }
-        };
+        let shutdown = matches!(self.next(&running).await, Next::Shutdown);
         if shutdown {
+            let dir = running.dir.clone();
+            let stop = move || Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(stop).await {
+                tracing::warn!(workload = self.name, %error, "stop");
+            }
             self.inbox.close();
         }
         wait_for(&running.ended).await;
         let outcome = self.settle(&running.dir).await;
         match outcome {
-            Ok(Some(outcome)) if !shutdown && self.is_wanted(&outcome) => self.again(running.since).await,
+            Ok(Some(outcome)) if !shutdown && self.waiting.is_none() && self.is_wanted(&outcome) => {
+                self.again(running.since).await
+            }
             Ok(_) => None,
             Err(error) => {
                 self.fail(&error);
@@ -242,11 +242,9 @@ impl Supervisor {
             tokio::select! {
                 () = wait_for(&running.ended) => return Next::Ended,
                 order = self.inbox.recv() => match order {
+                    // A guardian that has reported the end is only putting things away.
+                    Some(Order::Start(reply)) if running.dir.outcome().ok().flatten().is_some() => self.waiting = Some(reply),
                     Some(Order::Start(reply)) => {
-                        // A guardian that has just reported the end may still be putting things away.
-                        if running.dir.outcome().ok().flatten().is_some() {
-                            wait_for(&running.ended).await;
-                        }
                         let _ = reply.send(Err(estop_watchdog::Error::NameTaken { name: self.name.clone() }.into()));
                     }
                     Some(Order::Shutdown) | None => return Next::Shutdown,
@@ -283,10 +281,10 @@ impl Supervisor {
             .await;
             match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
                 Ok(run) => {
-                    tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident")
+                    tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
                 }
                 Err(error) => {
-                    tracing::error!(workload = self.name, %error, "the incident could not be carried through")
+                    tracing::error!(workload = self.name, %error, "the incident could not be carried through");
                 }
             }
         }

@@ -9,6 +9,7 @@ use crate::config::{self, CpuPercent, Period, Size};
 
 /// Guards one command in the foreground. No configuration file is needed.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct RunArguments {
     /// What to call it; a breach latches this name
     #[arg(long)]

@@ -15,7 +15,7 @@ use crate::site::Site;
 
 /// The answer of `now` and `stop`.
 #[derive(Debug, Serialize)]
-pub struct Answer {
+pub(super) struct Answer {
     schema_version: u32,
     incident: Option<String>,
     trigger: &'static str,
@@ -30,7 +30,13 @@ pub struct Answer {
 
 impl Answer {
     /// The answer for `stopped`, whose incident, if it has one, is `incident`.
-    pub fn new(stopped: &Stopped, incident: Option<String>, reason: &str, latched: bool, next_action: String) -> Self {
+    pub(super) fn new(
+        stopped: &Stopped,
+        incident: Option<String>,
+        reason: &str,
+        latched: bool,
+        next_action: String,
+    ) -> Self {
         Self {
             schema_version: 1,
             incident,
@@ -50,7 +56,7 @@ impl Answer {
 ///
 /// # Errors
 /// Only for what is wrong with the request. A stop that is not proven is an answer.
-pub fn now(site: &Site, names: &[String], reason: &str, category: u8, output: &Output) -> Result<Code> {
+pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, output: &Output) -> Result<Code> {
     let category = Category::try_from(category).map_err(|message| Failure::usage(message, ""))?;
     let id = IncidentId::new().to_string();
     let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });
@@ -152,7 +158,7 @@ pub(super) fn job_line(job: &StopReport) -> String {
 ///
 /// # Errors
 /// If a latch cannot be written.
-pub fn reset(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
+pub(super) fn reset(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
     let latch = Latch::at(&site.state_dir);
     let released = latch.reset(names)?;
     if !released.is_empty() {

@@ -35,7 +35,7 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// Runs the command and answers its exit code.
-pub fn run(arguments: &Arguments, options: &RunArguments, output: &Output) -> ExitCode {
+pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output) -> ExitCode {
     match attempt(arguments, options, output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -78,10 +78,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
     drop(spec);
     foreground.wait(&mut guardian.process, &guardian.dir);
-    let outcome = match guardian.dir.outcome()? {
-        Some(outcome) => outcome,
-        None => return Err(lost(&guardian.dir)),
-    };
+    let Some(outcome) = guardian.dir.outcome()? else { return Err(lost(&guardian.dir)) };
     // What is needed of it is in memory now; a later run may have the name.
     guardian.dir.remove()?;
     let incident = recover(&site, &outcome, &stores, output)?;

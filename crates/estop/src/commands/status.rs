@@ -22,7 +22,7 @@ use crate::site::Site;
 ///
 /// # Errors
 /// If the latch or the run directory cannot be read.
-pub fn status(site: &Site, output: &Output) -> Result<Code> {
+pub(super) fn status(site: &Site, output: &Output) -> Result<Code> {
     let latched = site.latch().read()?;
     let brain = api::request(site, &Call::Status).ok();
     let (workloads, orphaned) = workloads(site, &latched, brain.as_ref())?;
@@ -209,7 +209,7 @@ fn shown(value: &Value) -> String {
 ///
 /// # Errors
 /// If it does not run.
-pub fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
+pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
     let dir = RunDir::at(&site.run_dir).job(name);
     if !dir.is_alive()? {
         return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));

@@ -20,7 +20,7 @@ const DOWN_WAIT: Duration = Duration::from_mins(10);
 ///
 /// # Errors
 /// If the configuration is wrong, or another daemon runs.
-pub fn up(site: &Site, output: &Output) -> Result<Code> {
+pub(super) fn up(site: &Site, output: &Output) -> Result<Code> {
     if !site.configured {
         return Err(Failure::usage(
             "the daemon needs a configuration",
@@ -39,7 +39,7 @@ pub fn up(site: &Site, output: &Output) -> Result<Code> {
 ///
 /// # Errors
 /// If it cannot be reached, or does not end.
-pub fn down(site: &Site, output: &Output) -> Result<Code> {
+pub(super) fn down(site: &Site, output: &Output) -> Result<Code> {
     api::request(site, &api::Call::Down)?;
     let deadline = Instant::now() + DOWN_WAIT;
     while site.brain_socket().exists() {

@@ -27,7 +27,7 @@ const FOLLOW_POLL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// If the daemon is not there, or refuses.
-pub fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+pub(super) fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     for name in names {
         api::request(site, &Call::Start { name: name.clone() })?;
     }
@@ -38,7 +38,7 @@ pub fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
 ///
 /// # Errors
 /// If the daemon is not there, or refuses, or a stop is not proven.
-pub fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     let stopped = stop_all(site, names, "restarted by an operator")?;
     if !stopped.jobs.iter().all(|job| job.proven_empty) {
         return Err(Failure::new(
@@ -55,7 +55,7 @@ pub fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
 ///
 /// # Errors
 /// If one does not run, or its guardian does not answer.
-pub fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
+pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
     let stopped = stop_all(site, names, reason)?;
     let proven = !stopped.jobs.is_empty() && stopped.jobs.iter().all(|job| job.proven_empty);
     let next_action = if stopped.jobs.is_empty() {
@@ -97,7 +97,7 @@ fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
 ///
 /// # Errors
 /// If one does not run, or may not be frozen.
-pub fn freeze(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+pub(super) fn freeze(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     for name in names {
         client(site, name)?.freeze(None)?;
     }
@@ -108,7 +108,7 @@ pub fn freeze(site: &Site, names: &[String], output: &Output) -> Result<Code> {
 ///
 /// # Errors
 /// If one does not run.
-pub fn thaw(site: &Site, names: &[String], output: &Output) -> Result<Code> {
+pub(super) fn thaw(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     for name in names {
         client(site, name)?.thaw()?;
     }
@@ -119,7 +119,7 @@ pub fn thaw(site: &Site, names: &[String], output: &Output) -> Result<Code> {
 ///
 /// # Errors
 /// If it does not run, or a limit makes no sense: then none is changed.
-pub fn limit(site: &Site, command: LimitCommand, output: &Output) -> Result<Code> {
+pub(super) fn limit(site: &Site, command: LimitCommand, output: &Output) -> Result<Code> {
     let LimitCommand::Set { name, assignments } = command;
     let mut client = client(site, &name)?;
     let status = client.status()?;
@@ -137,7 +137,7 @@ pub fn limit(site: &Site, command: LimitCommand, output: &Output) -> Result<Code
 ///
 /// # Errors
 /// If there is none.
-pub fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Result<Code> {
+pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Result<Code> {
     crate::engine::launch::check_name(name)?;
     let path = site.log_file(name);
     let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;

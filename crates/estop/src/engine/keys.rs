@@ -48,18 +48,15 @@ impl Keys {
     /// If it cannot be opened or reached.
     pub async fn open(site: &Site) -> Result<Self> {
         site.open_state_dir()?;
-        let store: Arc<dyn SecretStore> = match &site.config.vault {
-            Some(vault) => {
-                let client = VaultClient::connect(vault_options(vault)?).await?;
-                let kept = client.clone();
-                // Ends with the runtime that this process does its work on.
-                tokio::spawn(async move { kept.keep_alive().await });
-                Arc::new(client)
-            }
-            None => {
-                let dir = site.state_dir.join("secrets");
-                Arc::new(EmbeddedStore::open(LocalOptions::new(&dir, site.state_dir.join("secrets.key"))?)?)
-            }
+        let store: Arc<dyn SecretStore> = if let Some(vault) = &site.config.vault {
+            let client = VaultClient::connect(vault_options(vault)?).await?;
+            let kept = client.clone();
+            // Ends with the runtime that this process does its work on.
+            tokio::spawn(async move { kept.keep_alive().await });
+            Arc::new(client)
+        } else {
+            let options = LocalOptions::new(site.state_dir.join("secrets"), site.state_dir.join("secrets.key"))?;
+            Arc::new(EmbeddedStore::open(options)?)
         };
         let ledger = Arc::new(ExposureLedger::new(site.state_dir.join("exposure")));
         let cache =

@@ -131,7 +131,7 @@ impl JobWriters {
         let mut found = Vec::new();
         for dir in RunDir::at(&self.run_dir).jobs().map_err(|error| error.to_string())? {
             let Some(entry) = dir.entry().map_err(|error| error.to_string())? else { continue };
-            if !entry.stores.iter().any(|store| *store == self.path) {
+            if !entry.stores.contains(&self.path) {
                 continue;
             }
             let alive = dir.is_alive().map_err(|error| error.to_string())?;

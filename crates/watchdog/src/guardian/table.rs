@@ -110,7 +110,6 @@ pub enum Action {
 
 /// What to do on `event` in `state`. The state that follows is the action's: a kill may end in [`State::Ended`] or
 /// [`State::Survivors`].
-#[expect(clippy::match_same_arms, reason = "a table has a line for each state")]
 pub fn action(state: State, event: Event) -> Action {
     use Action as A;
     use Event as E;

@@ -13,7 +13,7 @@ use super::knowledge::DATABASE;
 /// How long it works before it goes wrong.
 const WORK: Duration = Duration::from_millis(400);
 /// How long any part of it lives at most, whatever happens.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 /// How many children it spawns when it goes wrong.
 const CHILDREN: u32 = 12;
 /// What it eats at a time, in bytes.
@@ -27,7 +27,10 @@ const ROLE: &str = "ESTOP_DRILL_ROLE";
 pub fn main(knowledge: &Path, signs: &Path) -> ExitCode {
     let result = match std::env::var(ROLE).as_deref() {
         Ok("heart") => beat(signs),
-        Ok("idler") => idle(),
+        Ok("idler") => {
+            std::thread::sleep(LIFE);
+            Ok(())
+        }
         _ => agent(knowledge, signs),
     };
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -51,7 +54,8 @@ fn agent(knowledge: &Path, signs: &Path) -> std::io::Result<()> {
     }
     ruin(knowledge)?;
     sign(signs, "ruined")?;
-    eat()
+    eat();
+    Ok(())
 }
 
 /// Another process of the same tree; `apart` puts it into a session of its own, which a kill by process group misses.
@@ -107,14 +111,14 @@ fn encrypt(path: &Path) -> std::io::Result<()> {
     let content: Vec<u8> = fs::read(path)?
         .iter()
         .enumerate()
-        .map(|(index, byte)| byte ^ (index as u8).wrapping_mul(31).wrapping_add(7))
+        .map(|(index, byte)| byte ^ u8::try_from(index * 31 % 251).unwrap_or(7))
         .collect();
     fs::write(path.with_extension("locked"), content)?;
     fs::remove_file(path)
 }
 
 /// Eats memory, and waits to be stopped.
-fn eat() -> std::io::Result<()> {
+fn eat() {
     let end = Instant::now() + LIFE;
     let mut eaten: Vec<Vec<u8>> = Vec::new();
     while Instant::now() < end {
@@ -123,7 +127,6 @@ fn eat() -> std::io::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }
 
 /// Shows that it lives.
@@ -133,11 +136,6 @@ fn beat(signs: &Path) -> std::io::Result<()> {
         sign_in(&signs.join("heartbeat"), "beat")?;
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
-}
-
-fn idle() -> std::io::Result<()> {
-    std::thread::sleep(LIFE);
     Ok(())
 }
 

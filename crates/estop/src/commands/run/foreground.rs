@@ -16,7 +16,7 @@ const PASSED_ON: [i32; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
 
 /// What the terminal was like at the start.
 #[derive(Debug)]
-pub struct Foreground {
+pub(super) struct Foreground {
     group: Pid,
     /// Whether this process group had the terminal.
     owned: bool,
@@ -25,24 +25,24 @@ pub struct Foreground {
 
 impl Foreground {
     /// Looks at the terminal and at the signals that the caller ignores.
-    pub fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         let group = getpgrp();
         let owned = terminal().is_some_and(|terminal| rustix::termios::tcgetpgrp(terminal) == Ok(group));
         Self { group, owned, ignored: ignored_signals() }
     }
 
     /// The process group that the command shares.
-    pub fn group(&self) -> u32 {
+    pub(super) fn group(&self) -> u32 {
         self.group.as_raw_nonzero().get().cast_unsigned()
     }
 
     /// The signals that the command ignores from the start, as this process does.
-    pub fn ignored_signals(&self) -> Vec<i32> {
+    pub(super) fn ignored_signals(&self) -> Vec<i32> {
         self.ignored.clone()
     }
 
     /// Waits for the guardian to end, passing signals on meanwhile.
-    pub fn wait(&self, guardian: &mut Child, dir: &JobDir) {
+    pub(super) fn wait(&self, guardian: &mut Child, dir: &JobDir) {
         release_standard_streams();
         self.pass_signals_on(dir);
         // The guardian's status says nothing: the outcome does.

@@ -12,7 +12,7 @@ const HINT: &str = "write memory_max, cpu_max, pids_max or time_max, or METRIC.R
 ///
 /// # Errors
 /// If the key or the value makes no sense.
-pub fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment: &str) -> Result<()> {
+pub(super) fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment: &str) -> Result<()> {
     let wrong = || Failure::usage(format!("{assignment:?} is no limit"), HINT);
     let (key, value) = assignment.split_once('=').ok_or_else(wrong)?;
     let value = Some(value.trim()).filter(|value| *value != "none");
