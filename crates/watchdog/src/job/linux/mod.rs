@@ -30,6 +30,8 @@ use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave};
 pub use stranded::{Stranded, cgroups_below_root};
 
+/// The share of one core that walks through `/proc` may cost for samples.
+const WALKING_SHARE: f64 = 0.005;
 /// How often a sweep for escapees is repeated while it finds some.
 const SWEEPS: u32 = 20;
 
@@ -49,6 +51,9 @@ pub struct LinuxJob {
     reports: Option<OwnedFd>,
     exit: Option<Exit>,
     cpu: Duration,
+    /// The members that the last walk found, and when it was made at which cost.
+    known: Vec<ProcessId>,
+    walked: Option<(Instant, Duration)>,
 }
 
 /// The process that this one is the parent of, and whether it has been reaped.
@@ -110,6 +115,8 @@ impl LinuxJob {
             reports: None,
             exit: None,
             cpu: Duration::ZERO,
+            known: Vec::new(),
+            walked: None,
         })
     }
 
@@ -136,6 +143,21 @@ impl LinuxJob {
             }
             None => self.descendants(),
         }
+    }
+
+    /// The members for a sample. A walk through `/proc` costs as much as the host has processes, so it is made as often as it
+    /// may cost; in between, those that are known are looked at.
+    fn sampled(&mut self) -> Vec<Stat> {
+        let due = self.walked.is_none_or(|(at, cost)| at.elapsed() >= cost.div_f64(WALKING_SHARE));
+        if due {
+            let before = Instant::now();
+            let members = self.descendants();
+            self.walked = Some((Instant::now(), before.elapsed()));
+            self.known = members.iter().map(|stat| stat.id).collect();
+            return members;
+        }
+        let alive = |id: &ProcessId| procfs::stat(id.pid).filter(|stat| stat.id == *id && !stat.is_dead());
+        self.known.iter().filter_map(alive).collect()
     }
 
     fn reap_child(&mut self) -> bool {
@@ -372,7 +394,7 @@ impl Job for LinuxJob {
             }
             return reading;
         }
-        let members = self.descendants();
+        let members = self.sampled();
         let init = self.child.as_ref().filter(|_| self.namespaces.pid).and_then(|child| procfs::stat(child.id.pid));
         let own = if init.is_none() { procfs::stat(std::process::id()) } else { None };
         let ticks: u64 = members.iter().chain(&init).chain(&own).map(|stat| stat.ticks).sum();
