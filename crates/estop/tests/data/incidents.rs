@@ -53,8 +53,8 @@ fn an_approved_incident_goes_on_to_its_end_and_a_follower_sees_it() {
     assert_ne!(house.run(&["secret", "get", "token"]).stdout, "exposed");
     house.run(&["secret", "get", "token", "--version", "1"]).expect(1);
 
-    let followed = Outcome::from(follower.wait_with_output().unwrap()).expect(0);
-    let seen: Vec<Value> = followed.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ended = Outcome::from(follower.wait_with_output().unwrap()).expect(0);
+    let seen: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(seen.iter().all(|one| one["schema_version"] == 1), "{seen:?}");
     assert_eq!(seen.last().unwrap()["outcome"], "recovered");
     assert_eq!(house.json(1, &["incident", "resume", &id])["error"]["kind"], "closed");
