@@ -80,6 +80,11 @@ pub(super) fn root() -> std::result::Result<PathBuf, String> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(format!("cannot create {}: {error}", root.display())),
     }
+    // Another user's estop may have made it first.
+    let owner = fs::metadata(&root).map_err(|error| format!("cannot look at {}: {error}", root.display()))?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(format!("{} belongs to user {owner}", root.display()));
+    }
     for file in ["cgroup.kill", "cgroup.freeze"] {
         if !root.join(file).exists() {
             return Err(format!("the kernel has no {file}"));
