@@ -83,6 +83,8 @@ pub struct Entry {
     pub handle: Handle,
     /// The directories that it is known to write, which are frozen and put back with it.
     pub stores: Vec<PathBuf>,
+    /// The secrets that it has in files: file and secret.
+    pub secret_files: Vec<(String, String)>,
     /// The stores that are put back after a `CRITICAL_STOP` of it, as the program that wires the pillars names them.
     pub protects: Vec<String>,
     /// Since when it runs, RFC 3339 in UTC.

@@ -12,6 +12,7 @@ use crate::cli::Output;
 use crate::cli::output::{printable, seconds, table};
 use crate::engine::keys::Keys;
 use crate::engine::launch::block_on;
+use crate::engine::response::is_complete;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
@@ -74,7 +75,7 @@ pub(super) fn rotate(site: &Site, which: &Which, how: How, output: &Output) -> R
         }
         Ok(reports)
     })?;
-    let well = |report: &Report| if how.dry_run { report.error.is_none() } else { report.is_complete() };
+    let well = |report: &Report| if how.dry_run { report.error.is_none() } else { is_complete(report) };
     let complete = reports.rotations.iter().all(well);
     output.result(&reports, |reports| text(reports, which, how));
     Ok(if complete { Code::Done } else { Code::NotProven })

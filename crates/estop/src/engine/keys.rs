@@ -100,15 +100,15 @@ impl Keys {
         Ok(Plan { name: name.clone(), kind: Arc::new(kind), subscribers, overlap: secret.overlap.duration() })
     }
 
-    /// The workloads that have `name` in a file: those files are replaced before anyone is told.
+    /// The jobs that have `name` in a file: those files are replaced before anyone is told.
     fn files_of(&self, name: &SecretName) -> Vec<Subscriber> {
-        let workloads = self.site.config.workloads.iter();
-        workloads
-            .flat_map(|(workload, definition)| {
-                let files = definition.secret_files.iter().filter(|(_, secret)| *secret == name.as_str());
-                files.map(|(file, _)| Subscriber::File { workload: workload.clone(), file: file.clone() })
-            })
-            .collect()
+        let mut files = Vec::new();
+        for dir in RunDir::at(&self.site.run_dir).jobs().unwrap_or_default() {
+            let Ok(Some(entry)) = dir.entry() else { continue };
+            let of_name = entry.secret_files.into_iter().filter(|(_, secret)| *secret == name.as_str());
+            files.extend(of_name.map(|(file, _)| Subscriber::File { workload: entry.name.clone(), file }));
+        }
+        files
     }
 
     async fn subscriber(&self, subscriber: &config::Subscriber) -> Result<Subscriber> {

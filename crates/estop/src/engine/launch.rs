@@ -194,7 +194,11 @@ impl Launch<'_> {
             exposures.push(Exposure::now(self.name, run_id, name.clone(), secret.version(), channel));
             match channel {
                 Channel::File => {
-                    delivered.files.push(SecretFile { file: target.clone(), value: secret.value().expose().to_vec() });
+                    delivered.files.push(SecretFile {
+                        file: target.clone(),
+                        secret: name.to_string(),
+                        value: secret.value().expose().to_vec(),
+                    });
                 }
                 _ if secret.value().expose().contains(&0) => {
                     let message = format!("the secret {name} holds a zero byte, which no variable can");

@@ -217,7 +217,7 @@ impl Response {
             }
             Ok((keys.rotator().rotate_all(plans, &Request::emergency(reason)).await, unknown))
         })?;
-        let complete = unknown.is_empty() && rotations.rotations.iter().all(estop_secrets::rotate::Report::is_complete);
+        let complete = unknown.is_empty() && rotations.rotations.iter().all(is_complete);
         let mut detail = object(json!(rotations));
         if let Some(list) = detail.get_mut("rotations").and_then(Value::as_array_mut) {
             list.extend(unknown);
@@ -225,7 +225,10 @@ impl Response {
         Ok(if complete {
             Ok(Answer::Done(detail))
         } else {
-            Err(Failed::new("some secrets are still exposed; the detail names them").with_detail(detail))
+            Err(Failed::new(
+                "a secret is still exposed, or a subscriber does not know of the new version; the detail names them",
+            )
+            .with_detail(detail))
         })
     }
 
@@ -343,6 +346,11 @@ impl Actions for Response {
         }
         Ok(Answer::done())
     }
+}
+
+/// Whether a rotation did all that it was for: the new version is in force, the old one is not, and everybody knows.
+pub fn is_complete(report: &estop_secrets::rotate::Report) -> bool {
+    report.is_complete() && report.notified.iter().all(|notified| notified.acknowledged)
 }
 
 /// The newest snapshot that was made before the incident was opened, and not for a rollback or in an incident.

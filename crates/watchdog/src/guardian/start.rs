@@ -180,6 +180,7 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Loc
         handle: job.job().handle(),
         stores: spec.stores.clone(),
         protects: spec.protects.clone(),
+        secret_files: spec.secret_files.iter().map(|one| (one.file.clone(), one.secret.clone())).collect(),
         started: jiff::Timestamp::now().to_string(),
     };
     dir.write_entry(&entry)?;

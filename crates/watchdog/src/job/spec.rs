@@ -72,6 +72,8 @@ impl std::fmt::Debug for Program {
 pub struct SecretFile {
     /// The file's name in the directory of secrets.
     pub file: String,
+    /// The secret's name, for whoever replaces the file.
+    pub secret: String,
     /// Its content.
     pub value: Vec<u8>,
 }
