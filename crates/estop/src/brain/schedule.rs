@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use estop_integrity::progress::Silent;
-use estop_integrity::{NewSnapshot, Origin, SnapshotManager};
+use estop_integrity::{KBSnapshot, NewSnapshot, Origin, SnapshotManager};
 use estop_secrets::SecretName;
 use estop_secrets::rotate::Request;
 use jiff::Timestamp;
@@ -17,6 +17,8 @@ use crate::site::Site;
 
 /// How often is looked what is due.
 const LOOK: Duration = Duration::from_secs(1);
+/// The snapshot that undoes a rollback is kept for so long, whatever the rules say.
+const SAFETY_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How often versions are looked for whose overlap has ended.
 const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 
@@ -63,9 +65,17 @@ fn snapshot_if_due(site: &Site, store: &str) -> Result<()> {
 
 /// Rotates the snapshots of a store as configured; never while an incident is open.
 fn prune(site: &Site, store: &str, manager: &SnapshotManager) -> Result<()> {
-    let Some(retention) = retention(site, store) else { return Ok(()) };
     let incidents = estop_recovery::IncidentStore::open(&site.incidents())?.list()?;
-    if incidents.damaged.is_empty() && incidents.incidents.iter().all(|incident| !incident.is_open()) {
+    if !incidents.damaged.is_empty() || incidents.incidents.iter().any(estop_recovery::Incident::is_open) {
+        return Ok(());
+    }
+    let outlived = |snapshot: &KBSnapshot| {
+        snapshot.pinned && snapshot.origin == Origin::BeforeRollback && age(snapshot.created) > SAFETY_KEPT
+    };
+    for snapshot in manager.list()?.iter().filter(|snapshot| outlived(snapshot)) {
+        manager.pin(snapshot.id.as_str(), false)?;
+    }
+    if let Some(retention) = retention(site, store) {
         manager.prune(&retention, false)?;
     }
     Ok(())
