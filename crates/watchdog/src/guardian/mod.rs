@@ -11,6 +11,7 @@ mod server;
 mod sockets;
 mod spec;
 mod start;
+mod surroundings;
 pub mod table;
 pub mod wire;
 

@@ -1,6 +1,6 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
-use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,16 @@ use super::evidence::{Evidence, Helpers, Recorder, Writing};
 use super::outcome::Record;
 use super::sockets::{self, Received};
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
+use super::surroundings::{Raised, own_id};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
 use crate::JobObjectManager;
-use crate::error::Context as _;
 use crate::job::linux::procfs;
 use crate::job::{Limits, ProcessId};
 use crate::ladder::{Breach, Rung, Thresholds};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
-use crate::registry::{JobDir, RunDir};
+use crate::registry::JobDir;
 use crate::stop::{Category, StopReport, StoppedBy};
-use crate::{Error, Result};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -617,82 +616,4 @@ impl<'a> Server<'a> {
             let _ = sockets::send(&self.prepared.socket, &Reply { kind, request, body }.encode(), to);
         }
     }
-}
-
-/// This process.
-pub(super) fn own_id() -> ProcessId {
-    procfs::identity(std::process::id()).unwrap_or(ProcessId { pid: std::process::id(), start_time: 0 })
-}
-
-/// Signals as a descriptor: those that tell the guardian something. All others that could end or stop it are ignored.
-pub(super) fn watch_signals() -> Result<OwnedFd> {
-    for signal in [
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-    ] {
-        // SAFETY: no handler is installed.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-    // SAFETY: all-zero is a valid, empty signal set on Linux.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    for signal in [libc::SIGTERM, libc::SIGCHLD] {
-        // SAFETY: the set is alive and the signals exist.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
-    }
-    // SAFETY: the set is alive; the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    // SAFETY: the set is alive; -1 asks for a new descriptor.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(Error::System { action: "watch for signals", source: std::io::Error::last_os_error() });
-    }
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Watches the run directory's file `now`.
-pub(super) fn watch_now_file(run_dir: &RunDir) -> Result<(std::fs::File, OwnedFd)> {
-    use rustix::fs::inotify;
-    let path = run_dir.now_file();
-    let file = std::fs::File::open(&path).on("open", &path)?;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).doing("watch files")?;
-    inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE)
-        .on("watch", &path)?;
-    Ok((file, watch))
-}
-
-/// Real-time priority while it exists, where the host allows it: a busy tree must not keep its own end waiting.
-struct Raised;
-
-impl Raised {
-    fn new() -> Self {
-        schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 10);
-        Self
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        schedule(libc::SCHED_OTHER, 0);
-    }
-}
-
-fn schedule(policy: i32, priority: i32) {
-    let parameter = libc::sched_param { sched_priority: priority };
-    // SAFETY: 0 is this thread, and the parameter lives until the call returns. A refusal leaves all as it was.
-    unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
-}
-
-/// The end of a stream that a starter waits for.
-pub(super) fn close_on_exec(fd: &impl AsFd) -> Result<()> {
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).doing("keep a descriptor from the program")?;
-    debug_assert!(fd.as_fd().as_raw_fd() >= 0);
-    Ok(())
 }

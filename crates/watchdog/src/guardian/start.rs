@@ -12,9 +12,10 @@ use std::time::Duration;
 use command_fds::{CommandFdExt as _, FdMapping};
 
 use super::evidence::Recorder;
-use super::server::{Prepared, Server, close_on_exec, own_id, watch_now_file, watch_signals};
+use super::server::{Prepared, Server};
 use super::sockets;
 use super::spec::GuardianSpec;
+use super::surroundings::{close_on_exec, own_id, watch_now_file, watch_signals};
 use crate::error::Context as _;
 use crate::job::linux;
 use crate::latch::{Handle as LatchHandle, Latch};
