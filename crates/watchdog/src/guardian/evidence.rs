@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 use crate::JobObjectManager;
-use crate::job::linux::{Child, fork, leave};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors};
 use crate::job::{Isolation, Limits, Process, Tier};
 use crate::ladder::Breach;
 use crate::monitor::{Peak, Sample};
@@ -111,7 +111,9 @@ impl Helpers {
         match fork() {
             Ok(None) => {
                 let evidence = gather();
-                drop(gathering);
+                // Above all not the job's lock: the disk may keep this copy waiting for long.
+                std::mem::forget(gathering);
+                let_go_of_descriptors();
                 writing.recorder.record(&writing.state_dir, &evidence);
                 leave(0);
             }

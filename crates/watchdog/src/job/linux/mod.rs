@@ -27,7 +27,7 @@ pub use host::Host;
 pub use init::detach_standard_streams;
 use procfs::Stat;
 use spawn::Namespaces;
-pub use spawn::{Process as Child, fork, leave};
+pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
 pub use stranded::{Stranded, cgroups_below_root};
 
 /// The share of one core that walks through `/proc` may cost for samples.
