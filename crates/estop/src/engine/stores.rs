@@ -98,7 +98,7 @@ pub fn retention(site: &Site, store: &str) -> Option<Retention> {
     if keep.is_everything() {
         return None;
     }
-    let count = |number: Option<u32>| number.unwrap_or(0) as usize;
+    let count = |number: Option<u32>| number.map_or(0, |number| usize::try_from(number).unwrap_or(usize::MAX));
     Some(Retention {
         last: count(keep.last),
         hourly: count(keep.hourly),

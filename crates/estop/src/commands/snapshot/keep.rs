@@ -5,7 +5,8 @@ use estop_recovery::IncidentStore;
 
 use super::{open, text};
 use crate::cli::Output;
-use crate::config::{Keep, Period};
+use crate::config::Period;
+use crate::engine::stores::retention;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
@@ -14,19 +15,6 @@ pub(super) fn rules(counts: [Option<usize>; 5], within: Option<Period>) -> Optio
     let given = within.is_some() || counts.iter().any(Option::is_some);
     let [last, hourly, daily, weekly, monthly] = counts.map(Option::unwrap_or_default);
     given.then(|| Retention { last, hourly, daily, weekly, monthly, within: within.map(Period::duration) })
-}
-
-/// The rules of the configuration.
-fn configured(keep: &Keep) -> Retention {
-    let count = |number: Option<u32>| number.map_or(0, |number| usize::try_from(number).unwrap_or(usize::MAX));
-    Retention {
-        last: count(keep.last),
-        hourly: count(keep.hourly),
-        daily: count(keep.daily),
-        weekly: count(keep.weekly),
-        monthly: count(keep.monthly),
-        within: keep.within.map(Period::duration),
-    }
 }
 
 pub(super) fn prune(
@@ -40,8 +28,7 @@ pub(super) fn prune(
         refuse_during_incident(site)?;
     }
     let (place, manager) = open(site, store, output)?;
-    let keep = site.config.stores.get(&place.name).map(|store| store.keep).filter(|keep| !keep.is_everything());
-    let retention = given.or(keep.as_ref().map(configured)).ok_or_else(|| {
+    let retention = given.or_else(|| retention(site, &place.name)).ok_or_else(|| {
         Failure::usage(
             format!("nothing says which snapshots of {} are to be kept", place.name),
             "say it here, as with --keep-last 10 --keep-daily 7, or with `keep` in [store.NAME] of the configuration",
