@@ -24,6 +24,8 @@ use crate::stop::{Category, StopReport, StoppedBy};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long the kernel has to confirm a freeze.
+const FREEZE_WAIT: Duration = Duration::from_millis(500);
 /// How often a kill that was not proven is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one such retry lasts.
@@ -66,6 +68,8 @@ pub(super) struct Server<'a> {
     next_sample: Instant,
     sample_interval: Duration,
     throttled: bool,
+    /// Whether the kernel has confirmed the last freeze.
+    confirmed: bool,
     /// How many processes there were when the job was asked to end.
     asked: u64,
     last_breach: Option<Breach>,
@@ -91,6 +95,7 @@ impl<'a> Server<'a> {
             next_sample: Instant::now() + sample_interval,
             sample_interval,
             throttled: false,
+            confirmed: false,
             asked: 0,
             last_breach: None,
             buffer: vec![0; DATAGRAM_LIMIT],
@@ -223,6 +228,17 @@ impl<'a> Server<'a> {
         self.happen(event, Category::Ask, lease);
         if froze {
             self.leased = lease.is_some();
+        }
+        if froze && !self.confirmed {
+            // A snapshot must not be called one moment when it is not. Without a lease the freeze stays asked for.
+            if self.leased {
+                self.happen(Event::Thaw, Category::Ask, None);
+            }
+            return self.refuse(
+                from,
+                order.request,
+                "the kernel has not confirmed the freeze; something waits uninterruptibly",
+            );
         }
         self.answer(from, order.request, &self.status());
     }
@@ -438,7 +454,7 @@ impl<'a> Server<'a> {
                 self.deadline = Some(self.deadline.map_or(rest, |deadline| deadline.min(rest)));
             }
             Action::Freeze => {
-                self.prepared.job.freeze(Duration::from_millis(500));
+                self.confirmed = self.prepared.job.freeze(FREEZE_WAIT);
                 self.state = State::Frozen;
                 self.leased = false;
                 self.deadline = Some(Instant::now() + hold.unwrap_or(self.prepared.spec.freeze_max));
