@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use estop_watchdog::emergency::Instance;
+use estop_watchdog::emergency::{Groups, Instance};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::registry::RunDir;
 
@@ -102,15 +102,15 @@ impl Site {
     /// The estops that `now` stops: this one, and for root, unless it chose one, every user's.
     pub fn instances(&self) -> Vec<Instance> {
         let everyone = !self.chosen && rustix::process::geteuid().is_root();
-        let cgroups = if everyone { None } else { Some(self.instance()) };
+        let groups = if everyone { Groups::All } else { Groups::Of(self.instance()) };
         let mut instances =
-            vec![Instance { run_dir: self.run_dir.clone(), state_dir: Some(self.state_dir.clone()), cgroups }];
+            vec![Instance { run_dir: self.run_dir.clone(), state_dir: Some(self.state_dir.clone()), groups }];
         if everyone {
             for user in std::fs::read_dir("/run/user").into_iter().flatten().flatten() {
                 let run_dir = user.path().join("estop");
                 if run_dir.is_dir() {
                     // Its latch is set by its own guardians; root does not write where a user could have put a link.
-                    instances.push(Instance { run_dir, state_dir: None, cgroups: Some("by its owner".to_owned()) });
+                    instances.push(Instance { run_dir, state_dir: None, groups: Groups::Nobodys });
                 }
             }
         }

@@ -31,8 +31,19 @@ pub struct Instance {
     pub run_dir: PathBuf,
     /// Its state directory; unknown for another user's, which is then latched by its guardians alone.
     pub state_dir: Option<PathBuf>,
-    /// The name of its group of cgroups; `None` for all there are.
-    pub cgroups: Option<String>,
+    /// Which cgroups are looked through beside its records.
+    pub groups: Groups,
+}
+
+/// Which cgroups are looked through for jobs that no record leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// Those of one estop, by the name of its group.
+    Of(String),
+    /// All below estop's root.
+    All,
+    /// None: somebody else looks through them.
+    Nobodys,
 }
 
 /// What to stop, and why.
@@ -205,7 +216,12 @@ fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
 
 /// Ends the jobs that no record leads to.
 fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopped) {
-    let (searched, cgroups) = cgroups_below_root(instance.cgroups.as_deref());
+    let group = match &instance.groups {
+        Groups::Of(name) => Some(name.as_str()),
+        Groups::All => None,
+        Groups::Nobodys => return,
+    };
+    let (searched, cgroups) = cgroups_below_root(group);
     stopped.searched.push(searched.display().to_string());
     for path in cgroups {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -12,7 +12,7 @@ use estop_recovery::{
 };
 use estop_secrets::SecretName;
 use estop_secrets::rotate::Request;
-use estop_watchdog::emergency::{self, Instance};
+use estop_watchdog::emergency::{self, Groups, Instance};
 use estop_watchdog::guardian::Client;
 use estop_watchdog::latch::Entry as LatchEntry;
 use estop_watchdog::registry::{JobDir, Outcome, RunDir};
@@ -180,7 +180,7 @@ impl Response {
         Instance {
             run_dir: self.site.run_dir.clone(),
             state_dir: Some(self.site.state_dir.clone()),
-            cgroups: Some(self.site.instance()),
+            groups: Groups::Of(self.site.instance()),
         }
     }
 
