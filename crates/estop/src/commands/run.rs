@@ -60,7 +60,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let workload = workload(options);
     let stores = Stores::of(&site, &workload)?;
     protect(&site, &stores)?;
-    let foreground = foreground::Foreground::enter();
+    let mut foreground = foreground::Foreground::enter();
     let launch = Launch {
         site: &site,
         name: &name,
@@ -75,6 +75,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         let keys = if needs_keys { Some(Keys::open(&site).await?) } else { None };
         launch.guardian_spec(keys.as_ref(), &stores).await
     })?;
+    foreground.keep_signals();
     let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
     drop(spec);
     foreground.wait(&mut guardian.process, &guardian.dir);

@@ -21,6 +21,7 @@ pub(super) struct Foreground {
     /// Whether this process group had the terminal.
     owned: bool,
     ignored: Vec<i32>,
+    signals: Option<SignalsInfo<WithOrigin>>,
 }
 
 impl Foreground {
@@ -28,7 +29,7 @@ impl Foreground {
     pub(super) fn enter() -> Self {
         let group = getpgrp();
         let owned = terminal().is_some_and(|terminal| rustix::termios::tcgetpgrp(terminal) == Ok(group));
-        Self { group, owned, ignored: ignored_signals() }
+        Self { group, owned, ignored: ignored_signals(), signals: None }
     }
 
     /// The process group that the command shares.
@@ -41,8 +42,15 @@ impl Foreground {
         self.ignored.clone()
     }
 
+    /// From here on signals no longer end this process: they are kept for the command, which is about to be started.
+    pub fn keep_signals(&mut self) {
+        // What the caller ignores stays ignored.
+        let wanted = PASSED_ON.iter().filter(|signal| !self.ignored.contains(signal));
+        self.signals = SignalsInfo::<WithOrigin>::new(wanted).ok();
+    }
+
     /// Waits for the guardian to end, passing signals on meanwhile.
-    pub(super) fn wait(&self, guardian: &mut Child, dir: &JobDir) {
+    pub fn wait(&mut self, guardian: &mut Child, dir: &JobDir) {
         release_standard_streams();
         self.pass_signals_on(dir);
         // The guardian's status says nothing: the outcome does.
@@ -50,21 +58,23 @@ impl Foreground {
         self.take_terminal_back();
     }
 
-    fn pass_signals_on(&self, dir: &JobDir) {
-        // What the caller ignores stays ignored.
-        let wanted = PASSED_ON.iter().filter(|signal| !self.ignored.contains(signal));
-        let Ok(mut signals) = SignalsInfo::<WithOrigin>::new(wanted) else { return };
+    fn pass_signals_on(&mut self, dir: &JobDir) {
+        let Some(mut signals) = self.signals.take() else { return };
         let dir = dir.clone();
+        let pass_on = move |signal| {
+            if let Ok(mut client) = Client::new(&dir) {
+                // A command that has just ended needs no signal.
+                let _ = client.signal(signal);
+            }
+        };
+        // What came before the command was there has reached nobody yet, whoever sent it.
+        signals.pending().for_each(|origin| pass_on(origin.signal));
         // The thread ends with the process.
         let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for origin in signals.forever() {
                 // What the terminal sends, it sends to the whole group: the command has it already.
-                if !matches!(origin.cause, Cause::Sent(_)) {
-                    continue;
-                }
-                if let Ok(mut client) = Client::new(&dir) {
-                    // A command that has just ended needs no signal.
-                    let _ = client.signal(origin.signal);
+                if matches!(origin.cause, Cause::Sent(_)) {
+                    pass_on(origin.signal);
                 }
             }
         });
