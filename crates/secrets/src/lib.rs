@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
-#![expect(clippy::doc_markdown, reason = "HashiCorp, OpenBao and AppRole are names, not code")]
 
 pub mod cache;
 pub mod document;

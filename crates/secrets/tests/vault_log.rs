@@ -1,5 +1,5 @@
 //! What a client of a Vault logs. Alone in its process, as the log is of the whole process.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::doc_markdown)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::{Arc, Mutex};
 
