@@ -78,7 +78,7 @@ fn many_threads_share_one_chain() {
     assert_eq!(read.len(), 400);
     // Each thread's own records stand in the order in which it appended them.
     read.sort_by_key(|payload| payload[0]);
-    assert!(read.chunks(50).all(|of_thread| of_thread.is_sorted()));
+    assert!(read.chunks(50).all(<[Vec<u8>]>::is_sorted));
 }
 
 #[test]
