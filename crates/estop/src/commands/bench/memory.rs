@@ -34,9 +34,8 @@ pub(super) fn of_brain(dir: &Path, interrupt: &Interrupt) -> Result<Measurement>
     let config = home.join("estop.toml");
     std::fs::create_dir(&home).map_err(|error| Failure::io("create", &home, &error))?;
     std::fs::write(&config, "").map_err(|error| Failure::io("write", &config, &error))?;
-    let executable = std::env::current_exe()
-        .map_err(|error| Failure::failed(format!("cannot find estop's own executable: {error}"), ""))?;
-    let mut command = Command::new(executable);
+    // This very program, even if its file was replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
     command
         .arg("--config")
         .arg(&config)
