@@ -4,9 +4,10 @@ use std::io::IsTerminal as _;
 use std::process::Child;
 
 use estop_watchdog::guardian::Client;
+use estop_watchdog::job::linux::bring_to_front;
 use estop_watchdog::registry::JobDir;
 use rustix::process::{Pid, getpgrp};
-use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
@@ -86,9 +87,8 @@ impl Foreground {
             return;
         }
         if let Some(terminal) = terminal() {
-            // Setting it from the background raises SIGTTOU, which would stop this process.
-            let _ = SignalsInfo::<WithOrigin>::new([SIGTTOU, SIGWINCH]);
-            let _ = rustix::termios::tcsetpgrp(terminal, self.group);
+            // A terminal that has gone needs no owner.
+            let _ = bring_to_front(&terminal, self.group);
         }
     }
 }

@@ -8,6 +8,7 @@ mod init;
 pub mod procfs;
 mod spawn;
 mod stranded;
+mod terminal;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -29,6 +30,7 @@ use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
 pub use stranded::{Stranded, cgroups_below_root};
+pub use terminal::bring_to_front;
 
 /// The share of one core that walks through `/proc` may cost for samples.
 const WALKING_SHARE: f64 = 0.005;
