@@ -34,7 +34,7 @@ pub fn write(path: &Path, kind: Kind, version: u32, payload: &[u8]) -> Result<()
 /// Reads the payload at `path`; `None` if there is no such file.
 ///
 /// # Errors
-/// [`Error::Damaged`], [`Error::WrongKind`] or [`Error::WrongVersion`] if it is not what [`write`] wrote for the same
+/// [`Error::Damaged`], [`Error::WrongKind`] or [`Error::WrongVersion`] if it is not what [`write()`] wrote for the same
 /// kind and version; [`Error::Io`] if it cannot be read.
 pub fn read(path: &Path, kind: Kind, version: u32) -> Result<Option<Vec<u8>>> {
     let bytes = match fs::read(path) {

@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -62,9 +63,8 @@ impl Default for Streams {
 /// What kept the program from running, as the guardian reports it.
 pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
     let (mut channel, inner) = UnixStream::pair().doing("create a socket pair")?;
-    let executable = std::env::current_exe().doing("find estop's own executable")?;
-    let mut command = Command::new(executable);
-    command.arg(ARGUMENT).stdin(streams.input).stdout(streams.output).stderr(streams.error);
+    let mut command = Command::new(linux::OWN_EXECUTABLE);
+    command.arg0("estop").arg(ARGUMENT).stdin(streams.input).stdout(streams.output).stderr(streams.error);
     command
         .fd_mappings(vec![FdMapping { parent_fd: inner.into(), child_fd: CHANNEL }])
         .map_err(|_| Error::Containment("a descriptor is in use twice".to_owned()))?;

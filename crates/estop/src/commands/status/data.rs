@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use estop_integrity::SnapshotManager;
 use estop_integrity::progress::Silent;
-use estop_integrity::{RecoveryPoint, SnapshotManager};
 use estop_secrets::{SecretName, VersionState};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -42,16 +42,15 @@ pub(super) fn stores(site: &Site) -> Vec<Value> {
 
 fn describe(manager: &SnapshotManager) -> Result<Value> {
     let last = manager.list()?.into_iter().next_back();
-    let dirty = match &last {
-        Some(last) if last.files <= GLANCE_FILES => {
-            let differences = manager.diff(&RecoveryPoint::from(&last.id), None, &Silent)?;
-            Some(differences.added + differences.changed + differences.removed)
-        }
-        _ => None,
-    };
+    let created = last.as_ref().map(|last| last.created);
+    if let Some(last) = last.filter(|last| last.files > GLANCE_FILES) {
+        return Ok(
+            json!({"lsn": manager.lsn(), "files": last.files, "bytes": last.bytes, "last_snapshot": created, "dirty_files": null}),
+        );
+    }
+    let status = manager.status(&Silent)?;
     Ok(
-        json!({"lsn": manager.lsn(), "files": last.as_ref().map(|last| last.files), "bytes": last.as_ref().map(|last| last.bytes),
-        "last_snapshot": last.map(|last| last.created), "dirty_files": dirty}),
+        json!({"lsn": status.lsn, "files": status.files, "bytes": status.bytes, "last_snapshot": created, "dirty_files": status.dirty_files}),
     )
 }
 

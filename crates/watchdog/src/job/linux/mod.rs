@@ -32,6 +32,8 @@ pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
 pub use stranded::{Stranded, cgroups_below_root};
 pub use terminal::bring_to_front;
 
+/// This program's own file, also when an upgrade has put another in its place.
+pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
 /// The share of one core that walks through `/proc` may cost for samples.
 const WALKING_SHARE: f64 = 0.005;
 /// How often a sweep for escapees is repeated while it finds some.
