@@ -6,7 +6,7 @@ use estop_watchdog::emergency::{Groups, Instance};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::registry::RunDir;
 
-use crate::config::{Config, Surroundings};
+use crate::config::{Config, Daemon, Surroundings};
 use crate::failure::{Failure, Result};
 
 /// Where one estop lives.
@@ -35,16 +35,41 @@ pub struct Choice {
     pub run_dir: Option<PathBuf>,
 }
 
+impl Choice {
+    fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| Some(default_config()).filter(|path| path.exists()))
+    }
+}
+
 impl Site {
     /// Finds the place. Creates nothing.
     ///
     /// # Errors
     /// If the configuration cannot be read or is not well-formed.
     pub fn find(choice: &Choice) -> Result<Self> {
-        let file = choice.config.clone().or_else(|| Some(default_config()).filter(|path| path.exists()));
-        let config = file.as_deref().map(Config::load).transpose()?;
+        let config = choice.file().as_deref().map(Config::load).transpose()?;
         let configured = config.is_some();
-        let config = config.unwrap_or_default();
+        Self::of(choice, config.unwrap_or_default(), configured)
+    }
+
+    /// Finds the place for an emergency, in which a broken configuration may not stand in the way: then only the place is
+    /// taken from it, as far as it can be read, and what is wrong with it is returned too.
+    ///
+    /// # Errors
+    /// If a path that the caller gave is none.
+    pub fn find_anyway(choice: &Choice) -> Result<(Self, Option<Failure>)> {
+        let broken = match Self::find(choice) {
+            Ok(site) => return Ok((site, None)),
+            Err(broken) => broken,
+        };
+        let mut config = Config::default();
+        config.estop = choice.file().map(|file| salvage(&file)).unwrap_or_default();
+        // Which of these need a person's word cannot be read: then all do.
+        config.recovery.approval = config.recovery.on_critical_stop.clone();
+        Ok((Self::of(choice, config, false)?, Some(broken)))
+    }
+
+    fn of(choice: &Choice, config: Config, configured: bool) -> Result<Self> {
         let state_dir = choice.state_dir.clone().or_else(|| config.estop.state_dir.clone());
         let chosen = state_dir.is_some();
         let state_dir = absolute(&state_dir.unwrap_or_else(default_state_dir))?;
@@ -141,6 +166,23 @@ impl Site {
 /// The critical-failure log in `state_dir`.
 pub fn critical_failures(state_dir: &Path) -> PathBuf {
     state_dir.join("critical-failures.jsonl")
+}
+
+/// The `[estop]` section of a broken configuration, as far as its lines can be read.
+fn salvage(file: &Path) -> Daemon {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = text.lines().map(str::trim).skip_while(|line| !line.starts_with("[estop]")).skip(1);
+    let mut daemon = Daemon::default();
+    for mut pairs in lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.parse::<toml::Table>().ok())
+    {
+        let mut path = |key: &str| {
+            let path = pairs.remove(key)?.as_str().map(PathBuf::from)?;
+            Some(file.parent().map_or_else(|| path.clone(), |folder| folder.join(&path)))
+        };
+        daemon.state_dir = path("state_dir").or(daemon.state_dir);
+        daemon.run_dir = path("run_dir").or(daemon.run_dir);
+    }
+    daemon
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -22,7 +22,7 @@ use clap::CommandFactory as _;
 
 use crate::cli::{Arguments, Command, Output};
 use crate::failure::{Code, Failure, Result};
-use crate::site::Site;
+use crate::site::{Choice, Site};
 
 /// Does what the command line says.
 pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
@@ -33,15 +33,26 @@ pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
         Command::Man => output.end(manual()),
         Command::Drill { scenario } => output.end(drill::drill(scenario, output)),
         Command::Bench { rounds } => output.end(bench::bench(rounds, output)),
-        command => output.end(
-            Site::find(&crate::site::Choice {
-                config: arguments.config,
-                state_dir: arguments.state_dir,
-                run_dir: arguments.run_dir,
-            })
-            .and_then(|site| at(&site, command, output)),
-        ),
+        command => {
+            let Arguments { config, state_dir, run_dir, .. } = arguments;
+            let choice = Choice { config, state_dir, run_dir };
+            output.end(find(&choice, &command, output).and_then(|site| at(&site, command, output)))
+        }
     }
+}
+
+/// The place for `command`. An emergency is not held up by a configuration that is broken.
+fn find(choice: &Choice, command: &Command, output: &Output) -> Result<Site> {
+    if !matches!(command, Command::Now { .. } | Command::Reset { .. }) {
+        return Site::find(choice);
+    }
+    let (site, broken) = Site::find_anyway(choice)?;
+    if let Some(broken) = broken {
+        eprintln!("{}", broken.render(output.colour));
+        let place = site.state_dir.display();
+        eprintln!("estop: going on without the configuration, at {place}; another place is named by --state-dir");
+    }
+    Ok(site)
 }
 
 /// The commands that concern one estop.
