@@ -6,13 +6,17 @@
 mod foreground;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_recovery::{Event, Incident, StepState};
+use estop_watchdog::emergency::end_stranded;
 use estop_watchdog::guardian::{self, Streams};
+use estop_watchdog::job::Tier;
+use estop_watchdog::job::linux::{end_descendants, inherit_orphans};
 use estop_watchdog::latch::Latch;
-use estop_watchdog::registry::Outcome;
+use estop_watchdog::registry::{JobDir, Outcome};
 use estop_watchdog::stop::StoppedBy;
 use serde_json::json;
 
@@ -33,6 +37,9 @@ const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found.
 const NOT_FOUND: u8 = 127;
+
+/// How long what a dead guardian left behind is killed before it is reported.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command and answers its exit code.
 pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output) -> ExitCode {
@@ -78,6 +85,9 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     foreground.keep_signals();
     let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
     drop(spec);
+    if guardian.dir.entry()?.is_some_and(|entry| entry.tier == Tier::Tracked) {
+        inherit_orphans()?;
+    }
     foreground.wait(&mut guardian.process, &guardian.dir);
     let Some(outcome) = guardian.dir.outcome()? else { return Err(lost(&guardian.dir)) };
     // What is needed of it is in memory now; a later run may have the name.
@@ -150,13 +160,15 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
 }
 
 /// The guardian ended without a word. Its job ended with it, or is ended here.
-fn lost(dir: &estop_watchdog::registry::JobDir) -> Failure {
-    let (message, hint) = match estop_watchdog::emergency::end_stranded(dir) {
-        Ok(Some(report)) if !report.proven_empty => {
+fn lost(dir: &JobDir) -> Failure {
+    let stranded = end_stranded(dir);
+    let orphans = end_descendants(ORPHANS_LIMIT);
+    let (message, hint) = match stranded {
+        Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
+        Ok(ref report) if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) => {
             ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what")
         }
         Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),
-        Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
     };
     Failure::new(Code::Failed, "guardian-died", message, hint)
 }

@@ -29,7 +29,7 @@ pub use init::detach_standard_streams;
 use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
-pub use stranded::{Stranded, cgroups_below_root};
+pub use stranded::{Stranded, cgroups_below_root, end_descendants, inherit_orphans};
 pub use terminal::bring_to_front;
 
 /// This program's own file, also when an upgrade has put another in its place.

@@ -4,13 +4,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitOptions, pidfd_send_signal};
 
 use super::cgroup::{self, Cgroup};
 use super::procfs::{self, Stat};
+use crate::Result;
+use crate::error::Context as _;
 use crate::job::spec::MARKER;
 use crate::job::{ProcessId, Proof};
 use crate::registry::{CgroupId, Handle};
+use crate::stop::Survivor;
 
 /// A job that is ended from outside.
 #[derive(Debug)]
@@ -150,6 +153,32 @@ impl Stranded {
         }
         found.retain(|stat| belongs_to(stat.id.pid, self.owner));
         found
+    }
+}
+
+/// Makes this process the heir of what the guardian of a tracked job leaves behind when it dies.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn inherit_orphans() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).doing("become the reaper of orphans")
+}
+
+/// Ends everything below this process, which has inherited it, and answers what is left after `limit`.
+pub fn end_descendants(limit: Duration) -> Vec<Survivor> {
+    let deadline = Instant::now() + limit;
+    loop {
+        // What has ended and is not reaped would hide its own children.
+        while matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        let left = procfs::descendants(&[std::process::id()]);
+        if left.is_empty() || Instant::now() >= deadline {
+            return left.iter().map(procfs::survivor).collect();
+        }
+        for fd in left.iter().filter_map(|stat| procfs::open(stat.id)) {
+            // It may have ended meanwhile, which is what was wanted.
+            let _ = pidfd_send_signal(&fd, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
