@@ -160,6 +160,8 @@ impl Supervisor {
                 tracing::info!(workload = self.name, "started");
                 self.brain.learn(&self.name, |known| known.failure = None);
             }
+            // What the latch keeps from starting has not failed.
+            Err(error) if error.kind == "latched" => tracing::warn!(workload = self.name, %error, "not started"),
             Err(error) => self.fail(error),
         }
         started
