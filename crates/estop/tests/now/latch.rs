@@ -1,0 +1,76 @@
+//! What was stopped stays stopped until a person says otherwise.
+
+use crate::scene::Scene;
+
+const CONFIG: &str = "[workload.a]\ncommand = [\"sleep\", \"1000\"]\n[workload.b]\ncommand = [\"sleep\", \"1000\"]\nrestart = \"always\"\n";
+
+#[test]
+fn it_holds_for_a_new_daemon_and_a_reset_starts_nothing() {
+    let scene = Scene::new();
+    scene.house().config(CONFIG);
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    scene.wait_state("b", "running");
+    let answer = scene.json(0, &["now", "--reason", "enough"]);
+    assert_eq!(answer["jobs"].as_array().unwrap().len(), 2, "{answer:#}");
+    scene.wait_state("b", "latched");
+    brain.signal(rustix::process::Signal::TERM);
+    brain.wait().expect(0);
+    let brain = scene.up();
+    for name in ["a", "b"] {
+        scene.wait_state(name, "latched");
+        scene.run(&["start", name]).expect(4);
+        scene.run(&["run", "--name", name, "--", "true"]).expect(4);
+    }
+    let status = scene.json(0, &["status"]);
+    assert_eq!(
+        (&status["latched"], &status["latch"]["scope"]),
+        (&true.into(), &serde_json::json!(["all"])),
+        "{status:#}"
+    );
+    assert_eq!((&status["latch"]["by"], &status["latch"]["reason"]), (&"operator".into(), &"enough".into()));
+    scene.json(0, &["reset", "--reason", "looked at it"]);
+    for name in ["a", "b"] {
+        scene.wait_state(name, "stopped");
+    }
+    scene.json(0, &["start", "a"]);
+    scene.wait_state("a", "running");
+    assert_eq!(scene.status("b")["state"], "stopped");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn a_name_latches_that_name_alone() {
+    let scene = Scene::new();
+    scene.house().config(CONFIG);
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    let before = scene.wait_state("b", "running");
+    scene.json(0, &["now", "a"]);
+    scene.wait_state("a", "latched");
+    assert_eq!(scene.status("b")["pid"], before["pid"]);
+    assert_eq!(scene.json(0, &["status"])["latch"]["scope"], serde_json::json!(["a"]));
+    scene.run(&["start", "a"]).expect(4);
+    scene.json(0, &["restart", "b"]);
+    scene.json(0, &["reset", "a"]);
+    scene.json(0, &["start", "a"]);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// A latch that was damaged is a latch.
+#[test]
+fn a_damaged_latch_holds() {
+    let scene = Scene::new();
+    scene.json(3, &["now"]);
+    let slot = scene.house().state_dir().join("latch/all");
+    let length = usize::try_from(std::fs::metadata(&slot).unwrap().len()).unwrap();
+    std::fs::write(&slot, vec![7; length]).unwrap();
+    assert_ne!(scene.run(&["run", "--", "true"]).code, 0);
+    scene.json(0, &["reset"]);
+    scene.run(&["run", "--", "true"]).expect(0);
+    scene.expect_nothing_left();
+}

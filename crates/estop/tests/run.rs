@@ -1,0 +1,14 @@
+//! `estop run` stands between a command and its caller as if it were not there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod house;
+mod run {
+    mod codes;
+    mod limits;
+    mod signals;
+    mod streams;
+    mod surroundings;
+    mod terminal;
+}
+mod scene;

@@ -1,0 +1,95 @@
+//! Exit codes, and the summary.
+
+use crate::scene::Scene;
+
+#[test]
+fn the_commands_own_end_is_passed_on() {
+    let scene = Scene::new();
+    for code in [0, 1, 2, 3, 7, 124, 125, 255] {
+        scene.run(&["run", "--", "sh", "-c", &format!("exit {code}")]).expect(code);
+    }
+    for (signal, code) in [("TERM", 143), ("KILL", 137), ("INT", 130), ("SEGV", 139)] {
+        scene.run(&["run", "--", "sh", "-c", &format!("kill -{signal} $$")]).expect(code);
+    }
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_run_has_the_shells_codes() {
+    let scene = Scene::new();
+    let plain = scene.house().file("plain", "no program").display().to_string();
+    let broken = scene.house().script("broken", "").display().to_string();
+    std::fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
+    assert!(scene.run(&["run", "--", "/no/such/command"]).expect(127).stderr.contains("/no/such/command"));
+    scene.run(&["run", "--", "no-such-command-in-path"]).expect(127);
+    scene.run(&["run", "--", &plain]).expect(126);
+    scene.run(&["run", "--", "/"]).expect(126);
+    scene.run(&["run", "--", &broken]).expect(127);
+    for options in [&["--no-cgroup"][..], &["--no-cgroup", "--no-pid-namespace"], &["--no-pid-namespace"]] {
+        let mut arguments = vec!["run"];
+        arguments.extend(options);
+        scene.run(&[&arguments[..], &["--", "/no/such/command"]].concat()).expect(127);
+        scene.run(&[&arguments[..], &["--", &plain]].concat()).expect(126);
+    }
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn estops_own_failures_are_told_from_the_commands() {
+    let scene = Scene::new();
+    let sign = scene.path().join("sign").display().to_string();
+    scene.run(&["run", "--memory-max", "much", "--", "touch", &sign]).expect(2);
+    scene.run(&["run", "--name", "Not A Name", "--", "touch", &sign]).expect(2);
+    scene.run(&["run", "--no-such-option", "--", "touch", &sign]).expect(2);
+    scene.run(&["run"]).expect(2);
+    scene.run(&["run", "--secret", "KEY=no/such", "--", "touch", &sign]).expect(125);
+    // A state directory that cannot be one.
+    let file = scene.house().file("file", "").join("below").display().to_string();
+    scene.run(&["run", "--state-dir", &file, "--", "touch", &sign]).expect(125);
+    let failure = scene.run(&["--json", "run", "--name", "A B", "--", "touch", &sign]).expect(2);
+    assert_eq!(failure.stdout, "", "standard output is the command's");
+    assert!(failure.stderr.contains("\"error\""), "{failure:?}");
+    assert!(!std::path::Path::new(&sign).exists());
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn a_latched_name_and_a_name_in_use_are_refused() {
+    let scene = Scene::new();
+    scene.json(3, &["now", "w"]);
+    let outcome = scene.run(&["run", "--name", "w", "--", "true"]).expect(4);
+    assert!(outcome.stderr.contains("reset"), "{outcome:?}");
+    scene.json(0, &["reset", "w"]);
+    let sign = scene.path().join("sign").display().to_string();
+    let running = scene.guard("w", &[], &["sh", "-c", &format!("touch {sign}; exec sleep 1000")], "sign");
+    scene.run(&["run", "--name", "w", "--", "true"]).expect(4);
+    scene.json(0, &["now"]);
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn the_summary_says_how_it_went_and_standard_output_stays_empty() {
+    let scene = Scene::new();
+    let summary = scene.path().join("summary.json").display().to_string();
+    let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap() };
+    let outcome = scene.run(&["run", "--name", "w", "--summary", &summary, "--", "sh", "-c", "exit 5"]).expect(5);
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", ""), "nothing to say, nothing said");
+    let told = read();
+    assert_eq!((&told["schema_version"], &told["name"]), (&1.into(), &"w".into()));
+    assert_eq!((&told["exit"]["code"], &told["exit"]["signal"]), (&5.into(), &serde_json::Value::Null));
+    assert!(told["stopped_by"].is_null() && told["incident"].is_null() && told["seconds"].is_f64(), "{told:#}");
+    for field in ["tier", "isolation"] {
+        assert!(told[field].is_string(), "{told:#}");
+    }
+    for field in ["memory_bytes", "cpu_cores", "processes"] {
+        assert!(told["peak"][field].is_number(), "{told:#}");
+    }
+    scene.run(&["run", "--summary", &summary, "--", "sh", "-c", "kill -9 $$"]).expect(137);
+    assert_eq!((&read()["exit"]["code"], &read()["exit"]["signal"]), (&serde_json::Value::Null, &9.into()));
+    let outcome = scene.run(&["run", "--time-max", "300ms", "--summary", &summary, "--", "sleep", "1000"]).expect(124);
+    assert_eq!((outcome.stdout.as_str(), &read()["stopped_by"]), ("", &"critical-stop".into()));
+    let incident = read()["incident"].as_str().unwrap().to_owned();
+    assert_eq!(scene.json(0, &["incident", "show", &incident])["outcome"], "stopped");
+    scene.expect_nothing_left();
+}

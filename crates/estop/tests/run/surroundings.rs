@@ -1,0 +1,99 @@
+//! What a command inherits: arguments, variables, descriptors, mask, directory, user.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::Stdio;
+
+use crate::scene::{Scene, is_root};
+
+#[test]
+fn arguments_and_variables_need_not_be_text() {
+    let scene = Scene::new();
+    let strange = OsString::from_vec(vec![b'a', 0xff, 0xfe, b'\n', b'z']);
+    let mut command = scene.command(&["run", "--", "sh", "-c", "printf '%s|%s|%s' \"$1\" \"$STRANGE\" \"$2\"", "sh"]);
+    let output = command.arg(&strange).arg("").env("STRANGE", &strange).stdin(Stdio::null()).output().unwrap();
+    let wanted = [b"a\xff\xfe\nz|".as_slice(), b"a\xff\xfe\nz|"].concat();
+    assert_eq!(output.stdout, wanted, "{output:?}");
+}
+
+#[test]
+fn variables_are_the_callers_and_none_of_estops_keys() {
+    let scene = Scene::new();
+    let mut command = scene.command(&["run", "--", "env", "-0"]);
+    command.env("ESTOP_SECRETS_KEY", "the-key").env("VAULT_TOKEN", "the-token").env("EMPTY", "").env("OTHER", "a=b\nc");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let variables: Vec<&str> = text.split('\0').collect();
+    assert!(variables.contains(&"EMPTY=") && variables.contains(&"OTHER=a=b\nc"), "{text}");
+    assert!(!text.contains("the-key") && !text.contains("the-token"), "{text}");
+}
+
+#[test]
+fn descriptors_mask_and_directory_are_the_callers() {
+    let scene = Scene::new();
+    let given = scene.house().file("given", "through descriptor 3");
+    let directory = scene.path().join("a place");
+    std::fs::create_dir(&directory).unwrap();
+    for options in ["", "--no-cgroup", "--no-cgroup --no-pid-namespace"] {
+        let script = format!(
+            "umask 037; cd '{}'; exec {} run {options} -- sh -c 'cat <&3; echo; umask; pwd -P' 3<'{}'",
+            directory.display(),
+            crate::house::ESTOP,
+            given.display()
+        );
+        let mut shell = std::process::Command::new("sh");
+        for (name, value) in scene.command(&[]).get_envs() {
+            if let Some(value) = value {
+                shell.env(name, value);
+            }
+        }
+        let output = shell.args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text, format!("through descriptor 3\n0037\n{}\n", directory.display()), "{options}: {output:?}");
+    }
+}
+
+#[test]
+fn another_user_is_become_wholly() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.open_to_others();
+    let outcome =
+        scene.run(&["run", "--user", "nobody", "--", "sh", "-c", "id -u; id -g; echo $USER; cat /proc/self/status"]);
+    let text = outcome.expect(0).stdout;
+    assert!(text.starts_with("65534\n65534\nnobody\n"), "{text}");
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+    assert_eq!(field("Groups:").trim(), "65534");
+    assert_eq!(u64::from_str_radix(&field("CapEff:"), 16).unwrap(), 0);
+    assert_eq!(field("NoNewPrivs:"), "1");
+    scene.run(&["run", "--user", "no-such-user", "--", "true"]).expect(2);
+}
+
+/// A command that is started by `nohup` ignores SIGHUP; one that is not, does not; and none inherits what estop ignores
+/// for itself.
+#[test]
+fn ignored_signals_are_those_of_the_caller() {
+    let scene = Scene::new();
+    let ignored = |shell: &str| {
+        let mut command = std::process::Command::new("sh");
+        for (name, value) in scene.command(&[]).get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let script = format!("{shell} grep -E 'Sig(Ign|Blk):' /proc/self/status");
+        let output = command.args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let masks = text.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap());
+        // 32 and 33 belong to the C library, and no program can set them by its calls.
+        masks.map(|mask| mask & 0x7fff_ffff).collect::<Vec<_>>()
+    };
+    let run = format!("exec {} run --", crate::house::ESTOP);
+    for trap in ["", "trap '' HUP USR1;", "trap '' INT QUIT TSTP;"] {
+        assert_eq!(ignored(&format!("{trap} {run}")), ignored(&format!("{trap} exec")), "{trap}");
+    }
+}
