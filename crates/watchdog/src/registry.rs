@@ -23,6 +23,7 @@ use estop_durable::replace;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
+use crate::job::linux::procfs::{self, Stat};
 use crate::job::{Exit, Isolation, ProcessId, Tier};
 use crate::ladder::Breach;
 use crate::monitor::Peak;
@@ -400,10 +401,19 @@ pub fn is_inside_a_job(pid: u32, by_lineage: bool) -> bool {
         return true;
     }
     let job_of =
-        |pid: u32| crate::job::linux::procfs::cgroup(pid).filter(|path| path.split('/').any(|part| part == "estop"));
+        |pid: u32| procfs::cgroup(pid).filter(|path| path.split('/').any(|part| part == "estop"));
     let of_peer = job_of(pid);
     if of_peer.is_some() && of_peer != job_of(own) {
         return true;
     }
-    by_lineage && crate::job::linux::procfs::descendants(&[own]).iter().any(|stat| stat.id.pid == pid)
+    by_lineage && procfs::descendants(&[own]).iter().any(|stat| stat.id.pid == pid)
+}
+
+/// Whether the process `pid` descends from a guardian in `run_dir`: for jobs with neither a cgroup nor a namespace, which
+/// only their lineage shows.
+pub fn is_below_a_guardian(run_dir: &RunDir, pid: u32) -> bool {
+    let entries = run_dir.jobs().unwrap_or_default().into_iter().filter_map(|dir| dir.entry().ok().flatten());
+    let guardians: Vec<ProcessId> = entries.map(|entry| entry.guardian).collect();
+    let parent = |stat: &Stat| procfs::stat(stat.parent);
+    std::iter::successors(procfs::stat(pid), parent).skip(1).any(|stat| guardians.contains(&stat.id))
 }

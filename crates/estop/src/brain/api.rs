@@ -46,8 +46,8 @@ pub enum Answer {
     Done(Value),
     /// Not done.
     Failed {
-        /// Whether it was refused.
-        refused: bool,
+        /// The exit code.
+        code: u8,
         /// What kind of failure.
         kind: String,
         /// What happened.
@@ -75,8 +75,9 @@ pub fn request(site: &Site, call: &Call) -> Result<Value> {
     BufReader::new(stream).read_line(&mut line).map_err(|error| away(error.to_string()))?;
     match serde_json::from_str(&line).map_err(|error| away(format!("its answer is not understood: {error}")))? {
         Answer::Done(value) => Ok(value),
-        Answer::Failed { refused, kind, message, hint } => {
-            let code = if refused { Code::Refused } else { Code::Failed };
+        Answer::Failed { code: number, kind, message, hint } => {
+            let known = [Code::Usage, Code::NotProven, Code::Refused, Code::Unreachable];
+            let code = known.into_iter().find(|known| *known as u8 == number).unwrap_or(Code::Failed);
             Err(Failure::new(code, leaked(kind), message, hint))
         }
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use estop_recovery::Event;
-use estop_watchdog::registry::is_inside_a_job;
+use estop_watchdog::registry::{RunDir, is_below_a_guardian, is_inside_a_job};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -55,7 +55,7 @@ pub(super) async fn serve(brain: Arc<Brain>, listener: UnixListener) {
 }
 
 async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()> {
-    let allowed = authorize(&stream);
+    let allowed = authorize(&stream, &brain.site);
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(QUESTION_LIMIT)).read_line(&mut line).await?;
@@ -67,7 +67,7 @@ async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()>
     let answer = match result {
         Ok(value) => Answer::Done(value),
         Err(failure) => Answer::Failed {
-            refused: failure.code == Code::Refused,
+            code: failure.code as u8,
             kind: failure.kind.to_owned(),
             message: failure.message,
             hint: failure.hint,
@@ -79,7 +79,7 @@ async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()>
 }
 
 /// The same user or root, and nobody inside a job.
-fn authorize(stream: &UnixStream) -> Result<()> {
+fn authorize(stream: &UnixStream, site: &Site) -> Result<()> {
     let refuse =
         |why: &str| Err(Failure::new(Code::Refused, "not-allowed", format!("the daemon does not answer: {why}"), ""));
     let Ok(peer) = stream.peer_cred() else { return refuse("the caller is not known") };
@@ -89,7 +89,9 @@ fn authorize(stream: &UnixStream) -> Result<()> {
     match peer.pid().map(i32::cast_unsigned) {
         // A caller that this PID namespace cannot name is outside of it, and so outside of every job.
         None | Some(0) => Ok(()),
-        Some(pid) if is_inside_a_job(pid, true) => refuse("the caller is inside a job"),
+        Some(pid) if is_inside_a_job(pid, true) || is_below_a_guardian(&RunDir::at(&site.run_dir), pid) => {
+            refuse("the caller is inside a job")
+        }
         Some(_) => Ok(()),
     }
 }

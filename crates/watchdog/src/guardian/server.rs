@@ -19,7 +19,7 @@ use crate::job::linux::procfs;
 use crate::job::{Limits, ProcessId};
 use crate::ladder::{Breach, Rung, Thresholds};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
-use crate::registry::JobDir;
+use crate::registry::{JobDir, RunDir, is_below_a_guardian};
 use crate::stop::{Category, StopReport, StoppedBy};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
@@ -185,8 +185,16 @@ impl<'a> Server<'a> {
         let by_lineage = self.prepared.job.job().tier() == crate::job::Tier::Tracked;
         match sockets::authorize(received.peer, by_lineage) {
             Err(reason) => self.refuse(from, order.request, reason),
+            // Only the emergency weakens no guard, and waits for no look at files.
+            Ok(peer) if order.verb != Verb::Now && self.is_from_another_job(peer.pid) => {
+                self.refuse(from, order.request, "the caller is inside another job");
+            }
             Ok(peer) => self.obey(&order, from, peer.pid),
         }
+    }
+
+    fn is_from_another_job(&self, peer: u32) -> bool {
+        is_below_a_guardian(&RunDir::at(&self.prepared.spec.run_dir), peer)
     }
 
     fn obey(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>, peer: u32) {
