@@ -18,8 +18,8 @@ use crate::house::{ESTOP, House, Outcome};
 
 /// How long anything may take on a busy machine. Reached only by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// The ordinary user that tests become.
-const NOBODY: u32 = 65534;
+/// The ordinary user that tests become: not `nobody`, whom workloads of other tests become.
+const ORDINARY: u32 = 61_234;
 /// The variable by which a test finds everything that it started, without asking estop.
 const MARK: &str = "SCENE_MARK";
 
@@ -68,9 +68,14 @@ impl Scene {
         Some(scene)
     }
 
+    /// Whether estop runs as the ordinary user.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.ordinary
+    }
+
     /// Makes `path` the ordinary user's.
     pub(crate) fn give(&self, path: &Path) {
-        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        std::os::unix::fs::chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
     }
 
     /// Lets other users look for what they know by name.
@@ -103,7 +108,8 @@ impl Scene {
         let plain = self.house.command(arguments);
         let mut command = if self.ordinary {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&self.program);
+            let id = ORDINARY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&self.program);
             command.args(arguments).current_dir(self.path());
             for (name, value) in plain.get_envs() {
                 match value {

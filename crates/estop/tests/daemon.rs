@@ -1,0 +1,12 @@
+//! The daemon: what it starts goes on without it, and the next one takes it over.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod house;
+mod daemon {
+    mod adoption;
+    mod incidents;
+    mod secrets;
+    mod workloads;
+}
+mod scene;

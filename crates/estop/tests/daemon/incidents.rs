@@ -1,0 +1,124 @@
+//! Incidents that outlive the daemon.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::scene::{Scene, until};
+
+/// A workload that ruins its store on a word, and holds a secret.
+fn house(scene: &Scene, limits: &str) {
+    scene.house().file("kb/note", "as it was");
+    let kb = scene.path().join("kb");
+    let body = "echo > sign; while [ ! -e ruin ]; do sleep 0.02; done; echo ruined > kb/note; echo > kb/more; echo > ruined; sleep 1000";
+    let directory = scene.path();
+    scene.house().config(&format!(
+        "[store.kb]\npath = {kb:?}\n[secret.key]\ngenerate = {{ length = 20 }}\n\
+         [workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\ndirectory = {directory:?}\nstores = [\"kb\"]\nprotect = [\"kb\"]\n\
+         secrets = {{ KEY = \"key\" }}\n{limits}"
+    ));
+    scene.house().feed(&["secret", "put", "key"], "the-first-value").expect(0);
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn wait_closed(scene: &Scene) -> Value {
+    let mut incident = Value::Null;
+    until("the incident is closed", || {
+        let list = scene.json(0, &["incident", "list"]);
+        let Some(id) = list["incidents"][0]["id"].as_str() else { return false };
+        incident = scene.json(0, &["incident", "show", id]);
+        !incident["closed"].is_null()
+    });
+    incident
+}
+
+#[track_caller]
+fn expect_recovered(scene: &Scene, incident: &Value) {
+    assert_eq!(incident["outcome"], "recovered", "{incident:#}");
+    for step in incident["steps"].as_array().unwrap() {
+        assert!(["done", "skipped"].contains(&step["state"].as_str().unwrap()), "{incident:#}");
+    }
+    assert_eq!(read(&scene.path().join("kb/note")), "as it was");
+    assert!(!scene.path().join("kb/more").exists());
+    let key = scene.run(&["secret", "get", "key"]).expect(0).stdout;
+    assert!(!key.contains("the-first-value") && key.trim().len() == 20, "it was not rotated");
+    assert_eq!(scene.json(0, &["record", "verify"])["ok"], true);
+    assert_eq!(scene.json(0, &["incident", "list"])["incidents"].as_array().unwrap().len(), 1);
+}
+
+/// The limit fires without a daemon; the next one does what is left to do.
+#[test]
+fn a_limit_fires_without_the_daemon_and_the_next_one_recovers() {
+    let scene = Scene::new();
+    house(&scene, "");
+    let brain = scene.up();
+    until("it runs", || scene.path().join("sign").exists());
+    brain.signal(Signal::KILL);
+    brain.wait().expect(137);
+    std::fs::write(scene.path().join("ruin"), "").unwrap();
+    until("it has ruined its store", || scene.path().join("ruined").exists());
+    scene.json(0, &["limit", "set", "a", "time_max=100ms"]);
+    until("the limit has ended it", || scene.workload_alive().is_empty());
+    assert_eq!(read(&scene.path().join("kb/note")), "ruined\n", "nobody is there to put it back");
+    let brain = scene.up();
+    let incident = wait_closed(&scene);
+    assert_eq!(incident["trigger"], "limit");
+    expect_recovered(&scene, &incident);
+    scene.wait_state("a", "latched");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// Killed in the middle of an incident: the next daemon goes on where it was.
+#[test]
+fn an_incident_in_the_middle_is_resumed() {
+    let scene = Scene::new();
+    house(&scene, "");
+    // The rotation waits until the test lets it go on, so that the daemon is killed in the middle of it.
+    let hook = scene.house().script(
+        "hook",
+        &format!("echo > {0}/hooked; while [ ! -e {0}/go-on ]; do sleep 0.02; done", scene.path().display()),
+    );
+    let text = read(&scene.path().join("estop.toml"))
+        .replace("length = 20 }", &format!("length = 20 }}\nnotify = [{{ exec = [{hook:?}] }}]"));
+    scene.house().config(&text);
+    let brain = scene.up();
+    until("it runs", || scene.path().join("sign").exists());
+    std::fs::write(scene.path().join("ruin"), "").unwrap();
+    until("it has ruined its store", || scene.path().join("ruined").exists());
+    let answer = scene.json(0, &["now"]);
+    let id = answer["incident"].as_str().unwrap().to_owned();
+    until("it rotates", || scene.path().join("hooked").exists());
+    brain.signal(Signal::KILL);
+    brain.wait().expect(137);
+    std::fs::write(scene.path().join("go-on"), "").unwrap();
+    assert!(scene.json(0, &["incident", "show", &id])["closed"].is_null(), "it was not in the middle");
+    let brain = scene.up();
+    let incident = wait_closed(&scene);
+    assert_eq!(incident["id"], id.as_str());
+    expect_recovered(&scene, &incident);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// By `estop now` with the daemon there: it is handed the incident.
+#[test]
+fn the_daemon_carries_an_operators_incident_through() {
+    let scene = Scene::new();
+    house(&scene, "");
+    let brain = scene.up();
+    until("it runs", || scene.path().join("sign").exists());
+    std::fs::write(scene.path().join("ruin"), "").unwrap();
+    until("it has ruined its store", || scene.path().join("ruined").exists());
+    scene.json(0, &["now", "a"]);
+    expect_recovered(&scene, &wait_closed(&scene));
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

@@ -1,0 +1,145 @@
+//! Several workloads from one file: start, stop, restart, limits, output, ends.
+
+use rustix::process::Signal;
+
+use crate::scene::{Scene, until};
+
+#[test]
+fn each_workload_is_started_shown_and_stopped() {
+    let scene = Scene::new();
+    let villain = scene.villain();
+    for store in ["kb", "other"] {
+        scene.house().file(format!("{store}/note"), "text");
+    }
+    let (kb, other) = (scene.path().join("kb"), scene.path().join("other"));
+    scene.house().config(&format!(
+        "[store.kb]\npath = {kb:?}\n[store.other]\npath = {other:?}\n\
+         [workload.a]\ncommand = [\"sh\", \"-c\", \"echo out; echo err >&2; exec sleep 1000\"]\nstores = [\"kb\"]\n\
+         [workload.b]\ncommand = [{villain:?}, \"everything\"]\ngrace = \"200ms\"\nstores = [\"kb\", \"other\"]\n\
+         [workload.c]\ncommand = [\"true\"]\nautostart = false\n"
+    ));
+    let brain = scene.up();
+    let a = scene.wait_state("a", "running");
+    let b = scene.wait_state("b", "running");
+    assert_eq!(scene.status("c")["state"], "stopped");
+    for workload in [&a, &b] {
+        assert!(workload["tier"].is_string() && workload["isolation"].is_string(), "{workload:#}");
+        assert!(workload["guardian"]["alive"] == true && workload["restarts"] == 0, "{workload:#}");
+        for field in ["processes", "memory_bytes", "memory_peak_bytes", "uptime_seconds", "cpu_cores", "pid"] {
+            assert!(workload[field].is_number(), "{field}: {workload:#}");
+        }
+    }
+    let status = scene.json(0, &["status"]);
+    assert_eq!(status["brain"]["pid"], brain.pid());
+    assert_eq!(status["stores"].as_array().unwrap().len(), 2, "{status:#}");
+    assert_eq!((&status["latched"], &status["orphaned"]), (&false.into(), &serde_json::json!([])));
+    until("its output is there", || scene.run(&["logs", "a"]).stdout == "out\nerr\n");
+    until("all of b is there", || scene.canary().join("ready").exists());
+    let inspected = scene.json(0, &["inspect", "b"]);
+    assert!(inspected["processes"].as_array().unwrap().len() > 30, "{inspected:#}");
+
+    scene.json(0, &["freeze", "b"]);
+    assert_eq!(scene.status("b")["state"], "frozen");
+    let written = scene.written();
+    scene.json(0, &["status"]);
+    assert_eq!(scene.written(), written, "it is frozen and writes");
+    scene.json(0, &["thaw", "b"]);
+    until("it writes again", || scene.written() != written);
+
+    let stopped = scene.json(0, &["stop", "b"]);
+    assert_eq!(
+        (&stopped["jobs"][0]["proven_empty"], &stopped["latched"]),
+        (&true.into(), &false.into()),
+        "{stopped:#}"
+    );
+    assert!(scene.workload_alive().values().all(|arguments| !arguments.contains("villain")));
+    scene.wait_state("b", "stopped");
+    scene.json(0, &["restart", "a"]);
+    let again = scene.wait_state("a", "running");
+    assert_ne!(again["pid"], a["pid"]);
+    scene.run(&["start", "no-such"]).expect(2);
+    scene.run(&["up"]).expect(4);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn who_ends_the_daemon_decides_what_becomes_of_its_workloads() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let brain = scene.up();
+    let before = scene.wait_state("a", "running");
+    brain.signal(Signal::TERM);
+    brain.wait().expect(0);
+    let without = scene.status("a");
+    assert_eq!((&without["state"], &without["pid"]), (&"running".into(), &before["pid"]), "SIGTERM is for the daemon");
+    let brain = scene.up();
+    brain.signal(Signal::INT);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn what_fails_is_started_again_and_what_was_stopped_is_not() {
+    let scene = Scene::new();
+    scene.house().config(
+        "[workload.failing]\ncommand = [\"sh\", \"-c\", \"echo x >> $CANARY/failing; exit 1\"]\nrestart = \"on-failure\"\n\
+         [workload.ending]\ncommand = [\"sh\", \"-c\", \"echo x >> $CANARY/ending\"]\nrestart = \"on-failure\"\n\
+         [workload.steady]\ncommand = [\"sleep\", \"1000\"]\nrestart = \"always\"\n",
+    );
+    let brain = scene.up();
+    let times = |name: &str| std::fs::read_to_string(scene.canary().join(name)).unwrap_or_default().lines().count();
+    until("it was started again", || times("failing") >= 2);
+    assert!(scene.status("failing")["restarts"].as_u64().unwrap() >= 1);
+    assert_eq!((times("ending"), scene.status("ending")["last_exit"]["code"].clone()), (1, 0.into()));
+    // Killed from outside, it has failed.
+    let first = scene.wait_state("steady", "running");
+    crate::scene::signal(u32::try_from(first["pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
+    until("another runs", || {
+        let now = scene.status("steady");
+        now["state"] == "running" && now["pid"] != first["pid"] && now["restarts"] == 1
+    });
+    scene.json(0, &["stop", "steady"]);
+    scene.wait_state("steady", "stopped");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn a_limit_that_is_lowered_while_it_runs_trips() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"sleep\", \"1000\"]\ntime_max = \"10h\"\n");
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    let answer = scene.json(0, &["limit", "set", "a", "memory_max=100MiB", "pids.warn=50"]);
+    assert_eq!(answer["limits"]["memory_max"], 100 << 20, "{answer:#}");
+    scene.run(&["limit", "set", "a", "memory_max=little"]).expect(2);
+    assert_eq!(scene.status("a")["limits"]["memory_max"], 100 << 20);
+    scene.json(0, &["limit", "set", "a", "time_max=100ms"]);
+    scene.wait_state("a", "latched");
+    until("its incident is recorded", || scene.json(0, &["incident", "list"])["incidents"][0]["trigger"] == "limit");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// An idle guardian costs next to nothing, which it did not when it was woken by its own cgroup for ever.
+#[test]
+fn an_idle_guardian_is_idle() {
+    let scene = Scene::new();
+    let sign = scene.path().join("sign");
+    let running = scene.guard("w", &[], &["sh", "-c", &format!("echo > {}; exec sleep 1000", sign.display())], "sign");
+    let guardian = scene.status("w")["guardian"]["pid"].as_u64().unwrap();
+    let spent = || -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{guardian}/schedstat")).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (begun, before) = (std::time::Instant::now(), spent());
+    until("a second has passed", || begun.elapsed().as_secs() >= 1);
+    let share = (spent() - before) as f64 / begun.elapsed().as_nanos() as f64;
+    assert!(share < 0.2, "{share} of a core");
+    scene.json(0, &["now"]);
+    running.wait().expect(124);
+}
