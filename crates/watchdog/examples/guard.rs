@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 user: None,
                 process_group: Some(rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned()),
                 ignored_signals: Vec::new(),
+                oom_score: None,
             },
             limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
             containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },

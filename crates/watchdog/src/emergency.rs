@@ -3,17 +3,22 @@
 //! It needs no brain, no network and no free disk. Jobs are found twice: by the records in the run directory, and by the
 //! names of the cgroups themselves.
 
+mod abandoned;
+mod latching;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use self::latching::Latching;
 use crate::Result;
 use crate::guardian::wire::{Order, Verb};
 use crate::guardian::{Answer, Client};
-use crate::job::linux::{Stranded, cgroups_below_root};
+use crate::job::linux::{Ending, Stranded, cgroups_below_root};
 use crate::job::{Isolation, Proof, Tier};
-use crate::latch::{Entry as LatchEntry, Latch};
 use crate::registry::{Entry, JobDir, RunDir};
 use crate::stop::{Category, Phases, StopReport};
+
+pub use abandoned::{end_abandoned, settle_abandoned};
 
 /// How long a guardian has to say that it has heard the order.
 const ACCEPT_WAIT: Duration = Duration::from_millis(400);
@@ -70,25 +75,53 @@ pub struct Stopped {
     pub unreachable: Vec<String>,
     /// Where jobs were looked for.
     pub searched: Vec<String>,
+    /// What could not be looked at, and why: where there is anything of it, a job may run.
+    pub doubts: Vec<String>,
+    /// Whether every latch that was to be set holds, as it was read back or by its guardian's word.
+    pub latched: bool,
     /// Whether every latch that was to be set is on the device.
     pub latch_durable: bool,
+    /// Jobs whose guardians did not answer, and of which nothing was there.
+    pub starting: Vec<String>,
 }
 
 impl Stopped {
     /// Whether jobs were found and all of them are proven empty.
     pub fn is_proven(&self) -> bool {
-        !self.jobs.is_empty() && self.jobs.iter().all(|job| job.proven_empty)
+        !self.jobs.is_empty() && self.is_clear()
+    }
+
+    /// Whether everything could be looked at, and all that was found is proven empty, if anything was.
+    pub fn is_clear(&self) -> bool {
+        self.doubts.is_empty() && self.jobs.iter().all(|job| job.proven_empty)
+    }
+
+    fn take(&mut self, ended: Ended) {
+        self.doubts.extend(ended.doubt.map(|doubt| format!("{}: {doubt}", ended.report.name)));
+        self.jobs.push(ended.report);
+    }
+
+    /// Takes over whether the latch holds: `own` as it was set here.
+    fn conclude(&mut self, own: latching::Set) {
+        self.latched &= own.latched;
+        self.latch_durable &= own.durable;
+        for job in &mut self.jobs {
+            job.latch_durable = Some(self.latch_durable);
+        }
+        // A guardian that has yet to start its program looks at the latch before it does.
+        if !self.latch_durable {
+            let starting = self.starting.drain(..);
+            self.doubts
+                .extend(starting.map(|name| format!("{name}: its guardian did not answer, and may yet start it")));
+        }
     }
 }
 
 /// Stops the jobs of `instances` and latches them.
 pub fn critical_stop(instances: &[Instance], request: Request<'_>) -> Stopped {
-    let mut stopped = Stopped { latch_durable: true, ..Stopped::default() };
-    for instance in instances {
-        if let Some(state_dir) = &instance.state_dir {
-            stopped.latch_durable &= latch(state_dir, request).is_ok();
-        }
-    }
+    let mut latching = Latching::begin(instances, request);
+    latching.wait();
+    let mut stopped = Stopped { latched: true, latch_durable: true, ..Stopped::default() };
     let mut pending = Vec::new();
     for instance in instances {
         order_guardians(instance, request, &mut pending, &mut stopped);
@@ -99,9 +132,7 @@ pub fn critical_stop(instances: &[Instance], request: Request<'_>) -> Stopped {
     for instance in instances {
         end_unrecorded(instance, request, &mut stopped);
     }
-    for job in &mut stopped.jobs {
-        job.latch_durable = Some(stopped.latch_durable);
-    }
+    stopped.conclude(latching.result());
     stopped
 }
 
@@ -110,107 +141,131 @@ pub fn critical_stop(instances: &[Instance], request: Request<'_>) -> Stopped {
 /// # Errors
 /// If the job's record cannot be trusted or read.
 pub fn end_stranded(dir: &JobDir) -> Result<Option<StopReport>> {
-    let Some(entry) = dir.entry()? else { return Ok(None) };
-    let owner = dir.owner()?;
-    let alive = dir.is_alive()?;
-    let stranded = Stranded::open(&entry.handle, &entry.id, alive.then_some(entry.guardian), owner);
-    if stranded.is_empty() {
-        stranded.release(&entry.handle.controllers);
-        return Ok(None);
-    }
-    let report = end_directly(&stranded, &entry.name, entry.tier, entry.isolation);
-    if report.proven_empty && !alive {
-        stranded.release(&entry.handle.controllers);
-    }
-    Ok(Some(report))
+    Ok(end_left(dir)?.map(|ended| ended.report))
 }
 
-fn latch(state_dir: &std::path::Path, request: Request<'_>) -> Result<()> {
-    let latch = Latch::open(state_dir)?;
-    let entry = LatchEntry {
-        since: jiff::Timestamp::now().to_string(),
-        by: "operator".to_owned(),
-        reason: request.reason.to_owned(),
-        incident: request.incident.to_owned(),
-    };
-    if request.names.is_empty() {
-        return latch.handle(None)?.set(&entry);
+/// A job that was ended without its guardian.
+struct Ended {
+    report: StopReport,
+    /// Why it is not proven though nothing was found.
+    doubt: Option<String>,
+}
+
+fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
+    let Some((entry, owner)) = dir.owned_entry()? else { return Ok(None) };
+    Ok(end_recorded(&entry, owner, dir.is_alive()?))
+}
+
+fn end_recorded(entry: &Entry, owner: u32, alive: bool) -> Option<Ended> {
+    let stranded = Stranded::open(entry, alive, owner);
+    let ended = (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation));
+    if ended.as_ref().is_none_or(|ended| ended.report.proven_empty && !alive) {
+        stranded.release(Some(entry));
     }
-    request.names.iter().try_for_each(|name| latch.handle(Some(name))?.set(&entry))
+    stranded.wake_guardian();
+    ended
 }
 
 /// An order on its way.
 struct Pending {
     dir: JobDir,
     entry: Option<Entry>,
+    alive: bool,
     client: Option<Client>,
+    /// Whether nobody but the guardian sets the job's latch.
+    latches_alone: bool,
     sent: Instant,
 }
 
 fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<Pending>, stopped: &mut Stopped) {
     let run_dir = RunDir::at(&instance.run_dir);
     stopped.searched.push(run_dir.path().join("jobs").display().to_string());
-    let dirs = run_dir.jobs().unwrap_or_default();
-    for dir in
-        dirs.into_iter().filter(|dir| request.names.is_empty() || request.names.iter().any(|name| name == dir.name()))
-    {
-        // A record that cannot be trusted leads nowhere, but a living guardian can still be spoken to.
-        let entry = dir.entry().ok().flatten();
-        let alive = dir.is_alive().unwrap_or(false);
-        if !alive && (entry.is_none() || dir.outcome().ok().flatten().is_some()) {
+    let dirs = run_dir.jobs().unwrap_or_else(|error| {
+        stopped.doubts.push(error.to_string());
+        request.names.iter().map(|name| run_dir.job(name)).collect()
+    });
+    let wanted = |dir: &JobDir| request.names.is_empty() || request.names.iter().any(|name| name == dir.name());
+    for dir in dirs.into_iter().filter(wanted) {
+        let entry = dir.entry();
+        // Where it cannot be told, the guardian is asked, and the record says more.
+        let alive = dir.is_alive().unwrap_or(true);
+        if !alive && (matches!(entry, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
             continue;
         }
-        let mut client = Client::new(&dir).ok().filter(|_| alive);
-        let order = Order {
-            category: request.category,
-            latch_all: request.names.is_empty(),
-            reason: request.reason,
-            incident: request.incident,
-            ..Order::new(Verb::Now, 0)
-        };
-        if client.as_mut().is_some_and(|client| client.send(order).is_err()) {
-            client = None;
-        }
-        pending.push(Pending { dir, entry, client, sent: Instant::now() });
+        let client = if alive { ordered(&dir, request) } else { None };
+        // A record that cannot be trusted leads nowhere, but a living guardian can still be spoken to.
+        let (entry, latches_alone) = (entry.ok().flatten(), instance.state_dir.is_none());
+        pending.push(Pending { dir, entry, alive, client, latches_alone, sent: Instant::now() });
     }
+}
+
+/// Sends the order; `None` if it does not reach the guardian.
+fn ordered(dir: &JobDir, request: Request<'_>) -> Option<Client> {
+    let mut client = Client::new(dir).ok()?;
+    let order = Order {
+        category: request.category,
+        latch_all: request.names.is_empty(),
+        reason: request.reason,
+        incident: request.incident,
+        ..Order::new(Verb::Now, 0)
+    };
+    client.send(order).ok()?;
+    Some(client)
 }
 
 fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
     let protects = order.entry.as_ref().map(|entry| entry.protects.clone()).unwrap_or_default();
     let before = stopped.jobs.len();
     settle(&mut order, request, stopped);
-    if stopped.jobs.len() > before {
-        stopped.protects.extend(protects);
-        stopped.protects.sort_unstable();
-        stopped.protects.dedup();
+    for job in &stopped.jobs[before..] {
+        stopped.protects.extend_from_slice(&protects);
+        let confirmed = job.latch_durable;
+        stopped.latch_durable &= confirmed != Some(false) && (confirmed.is_some() || !order.latches_alone);
+        stopped.latched &= confirmed.is_some() || !order.latches_alone;
     }
+    stopped.protects.sort_unstable();
+    stopped.protects.dedup();
 }
 
 /// Hears the guardian out, or ends the job without it.
 fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
-    let ended_by_itself = |answer: &Answer| matches!(answer, Answer::Refused(_));
-    if let Some(client) = &mut order.client {
-        let mut answer = client.receive(ACCEPT_WAIT.saturating_sub(order.sent.elapsed()));
-        if matches!(answer, Answer::Accepted) {
-            let grace = if request.category == Category::Ask { GRACE_WAIT } else { Duration::ZERO };
-            answer = client.receive((ANSWER_WAIT + grace).saturating_sub(order.sent.elapsed()));
-        }
-        match answer {
-            Answer::Done(body) => {
-                if let Ok(report) = serde_json::from_slice::<StopReport>(&body) {
-                    return stopped.jobs.push(report);
-                }
-            }
-            refused if ended_by_itself(&refused) && order.dir.outcome().ok().flatten().is_some() => return,
-            _ => {}
-        }
+    match order.client.as_mut().map(|client| hear(client, order.sent, request)) {
+        Some(Heard::Report(report)) => return stopped.jobs.push(*report),
+        Some(Heard::Refused) if matches!(order.dir.outcome(), Ok(Some(_))) => return,
+        _ => {}
+    }
+    // It may have ended by itself meanwhile.
+    let silent = order.alive && order.dir.is_alive().unwrap_or(true);
+    if silent {
         stopped.unreachable.push(order.dir.name().to_owned());
     }
-    match end_stranded(&order.dir) {
-        Ok(Some(report)) => stopped.jobs.push(report),
+    match end_left(&order.dir) {
+        Ok(Some(ended)) => stopped.take(ended),
+        Ok(None) if silent => stopped.starting.push(order.dir.name().to_owned()),
         Ok(None) => {}
-        Err(_) if order.entry.is_none() => {}
-        Err(error) => stopped.searched.push(error.to_string()),
+        Err(error) => stopped.doubts.push(format!("{}: {error}", order.dir.name())),
+    }
+}
+
+/// What a guardian said to the order.
+enum Heard {
+    Report(Box<StopReport>),
+    Refused,
+    Nothing,
+}
+
+fn hear(client: &mut Client, sent: Instant, request: Request<'_>) -> Heard {
+    let mut answer = client.receive(ACCEPT_WAIT.saturating_sub(sent.elapsed()));
+    if matches!(answer, Answer::Accepted) {
+        let grace = if request.category == Category::Ask { GRACE_WAIT } else { Duration::ZERO };
+        answer = client.receive((ANSWER_WAIT + grace).saturating_sub(sent.elapsed()));
+    }
+    match answer {
+        Answer::Done(body) => {
+            serde_json::from_slice(&body).map_or(Heard::Nothing, |report| Heard::Report(Box::new(report)))
+        }
+        Answer::Refused(_) => Heard::Refused,
+        Answer::Accepted | Answer::Nothing => Heard::Nothing,
     }
 }
 
@@ -221,18 +276,23 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
         Groups::All => None,
         Groups::Nobodys => return,
     };
-    let (searched, cgroups) = cgroups_below_root(group);
-    stopped.searched.push(searched.display().to_string());
-    for path in cgroups {
+    let groups = cgroups_below_root(group);
+    stopped.searched.push(groups.searched.display().to_string());
+    stopped.doubts.extend(groups.doubts);
+    for path in groups.found {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
         if !request.names.is_empty() && !request.names.contains(&name) {
             continue;
         }
-        // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
-        if let Some(stranded) = Stranded::of_cgroup(&path).filter(|stranded| !stranded.is_empty()) {
-            stopped.jobs.push(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
-            stranded.release(&[]);
+        match Stranded::of_cgroup(&path) {
+            // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
+            Ok(Some(stranded)) if !stranded.is_over() => {
+                stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
+                stranded.release(None);
+            }
+            Ok(_) => {}
+            Err(doubt) => stopped.doubts.push(format!("{name}: {doubt}")),
         }
     }
 }
@@ -242,12 +302,12 @@ fn isolation_unknown() -> Isolation {
     Isolation::Root
 }
 
-fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation) -> StopReport {
+fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation) -> Ended {
     let started = Instant::now();
     let processes_before = stranded.count();
-    let Proof { empty, by, survivors } = stranded.end(DIRECT_LIMIT);
+    let Ending { proof: Proof { empty, by, survivors }, doubt } = stranded.end(DIRECT_LIMIT);
     let seconds = started.elapsed().as_secs_f64();
-    StopReport {
+    let report = StopReport {
         name: name.to_owned(),
         tier,
         isolation,
@@ -259,5 +319,6 @@ fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolatio
         stop_seconds: seconds,
         phases: Phases { kill_seconds: seconds, ..Phases::default() },
         latch_durable: None,
-    }
+    };
+    Ended { report, doubt }
 }

@@ -53,6 +53,16 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// What a job's dead guardian left is not proven to be gone.
+    #[error(
+        "the guardian of an earlier {name} died, and {left}: `estop now {name}` looks again; or choose another name"
+    )]
+    Abandoned {
+        /// The job's name.
+        name: String,
+        /// What is left of it.
+        left: String,
+    },
     /// The latch holds.
     #[error("latched since {since} ({reason}): nothing starts until `estop reset`")]
     Latched {
@@ -96,6 +106,9 @@ pub enum Error {
     /// The namespaces or the gate of a new process could not be set up.
     #[error("cannot contain the program: {0}")]
     Containment(String),
+    /// A guardian could not start its program; in its own words.
+    #[error("{0}")]
+    NotStarted(String),
     /// A durable write failed.
     #[error(transparent)]
     Durable(#[from] estop_durable::Error),

@@ -3,20 +3,22 @@
 //! ```text
 //! RUN_DIR/                 0700
 //!   now                    `echo now > RUN_DIR/now` is CRITICAL_STOP for every guardian
-//!   jobs/NAME/lock         held by the guardian, and by the job's init, as long as either lives
+//!   jobs/NAME/lock         held by the guardian as long as it lives
 //!   jobs/NAME/job.json     what another process needs to end the job
 //!   jobs/NAME/guardian.sock
 //!   jobs/NAME/secrets/     the workload's secret files
 //!   jobs/NAME/outcome.json how it ended
+//!   jobs/NAME/outcome.ID   how the job ID ended, if the name was taken again before its starter had read that
 //! ```
 //!
 //! Nothing in it is trusted beyond its owner: a record leads only to processes of the user that owns it, on the boot that
 //! wrote it, and to cgroups by their inode below estop's own root.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use estop_durable::lock::Lock;
 use estop_durable::replace;
@@ -32,9 +34,16 @@ use crate::{Error, Result};
 
 /// The version of the records in the run directory.
 const SCHEMA_VERSION: u32 = 1;
+/// The files of a job's directory.
+const LOCK: &str = "lock";
+const ENTRY: &str = "job.json";
+const OUTCOME: &str = "outcome.json";
+const OUTCOME_OF: &str = "outcome.";
 /// How long a guardian may take to put things away after its job has ended.
 const CLOSING_WAIT: Duration = Duration::from_secs(5);
-/// How long a look whether a job is alive may hold its lock.
+/// How long an outcome is kept for a starter whose job's name was taken again.
+const UNREAD_LIMIT: Duration = Duration::from_hours(1);
+/// How long whoever takes away an ended job may hold its lock.
 const LOOK_WAIT: Duration = Duration::from_millis(200);
 /// A record is never larger than this.
 const RECORD_LIMIT: u64 = 1 << 20;
@@ -109,6 +118,9 @@ pub struct Outcome {
     pub exit: Option<Exit>,
     /// Who or what ended it, if it did not end by itself.
     pub stopped_by: Option<StoppedBy>,
+    /// When its emergency began, RFC 3339 in UTC, if it ended by one.
+    #[serde(default)]
+    pub stopped_at: Option<String>,
     /// The incident that it belongs to.
     pub incident: Option<String>,
     /// Whether the guardian itself opened that incident; otherwise whoever ordered the stop did.
@@ -261,37 +273,110 @@ impl JobDir {
         self.path.join("secrets")
     }
 
-    /// Takes the directory for a new job: creates it, locks it and clears what an ended job left.
+    /// Takes the directory for a new job: creates it and locks it. What an ended job left is still in it.
     ///
     /// # Errors
     /// [`Error::NameTaken`] if a job holds it.
-    pub fn claim(&self) -> Result<Lock> {
-        replace::create_dir(&self.path, 0o700)?;
-        // A guardian whose job has ended is only putting things away; and whoever just looks holds the lock for a moment.
+    pub(crate) fn claim(&self) -> Result<Lock> {
+        // A guardian whose job has ended is only putting things away; and whoever removes an ended job holds it for a moment.
         let wait = if self.outcome().ok().flatten().is_some() { CLOSING_WAIT } else { LOOK_WAIT };
-        let lock = match Lock::acquire(&self.path.join("lock"), wait) {
-            Err(estop_durable::Error::Locked { .. }) => return Err(Error::NameTaken { name: self.name.clone() }),
-            other => other?,
-        };
-        for stale in [self.socket(), self.path.join("job.json"), self.path.join("outcome.json")] {
-            match fs::remove_file(&stale) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).on("remove", &stale),
-                _ => {}
+        let deadline = Instant::now() + wait;
+        loop {
+            match replace::create_dir(&self.path, 0o700) {
+                // It was removed in the moment in which it was made.
+                Err(estop_durable::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            match self.lock(deadline)? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() >= deadline => return Err(Error::NameTaken { name: self.name.clone() }),
+                None => {}
             }
         }
-        Ok(lock)
     }
 
-    /// Whether the job is alive: its guardian, or its init, is, and has not reported the job's end.
+    /// Clears what an ended job left, for a new one; `_held` is the lock of the directory. How it ended is kept for its
+    /// starter, if that has not read it yet.
+    ///
+    /// # Errors
+    /// If something in it cannot be removed.
+    pub(crate) fn clear(&self, _held: &Lock) -> Result<()> {
+        let outcome = self.path.join(OUTCOME);
+        if let Ok(Some(ended)) = self.outcome()
+            && let Some(aside) = self.aside(&ended.id)
+        {
+            fs::rename(&outcome, &aside).on("put aside", &outcome)?;
+        }
+        self.drop_unread()?;
+        for stale in [self.socket(), self.path.join(ENTRY), outcome] {
+            remove_file(&stale)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes a claim by which nothing was changed: where the directory was empty before, it goes again.
+    pub(crate) fn give_back(&self, held: &Lock) {
+        if matches!(self.current_id(), Ok(None)) {
+            // An empty directory that stays is in nobody's way.
+            let _ = self.remove_held(held);
+        }
+    }
+
+    /// Removes outcomes that were put aside for starters that must be gone too.
+    fn drop_unread(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.path).on("list", &self.path)? {
+            let entry = entry.on("list", &self.path)?;
+            let age = entry.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
+            if is_aside(&entry.path()) && age.is_some_and(|age| age > UNREAD_LIMIT) {
+                remove_file(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock, waiting until `deadline`. `None` if somebody holds it, or the directory has gone meanwhile.
+    fn lock(&self, deadline: Instant) -> Result<Option<Lock>> {
+        let path = self.path.join(LOCK);
+        match Lock::acquire(&path, deadline.saturating_duration_since(Instant::now())) {
+            Ok(lock) => Ok(lock.is_on(&path)?.then_some(lock)),
+            Err(estop_durable::Error::Locked { .. }) => Ok(None),
+            Err(estop_durable::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the job is alive: its guardian is, and has not reported the job's end.
     ///
     /// # Errors
     /// If the lock file cannot be opened for another reason than its absence.
     pub fn is_alive(&self) -> Result<bool> {
-        let lock = self.path.join("lock");
-        if !lock.exists() {
-            return Ok(false);
+        Ok(Lock::is_held(&self.path.join(LOCK))? && self.outcome()?.is_none())
+    }
+
+    /// Takes the directory to settle the job `id`, whose guardian has ended, so that nobody starts another one there
+    /// meanwhile. `None` if the name is another job's by now, or nothing is left.
+    ///
+    /// # Errors
+    /// If it cannot be locked or read, or its guardian lives after all.
+    pub fn settle(&self, id: &str) -> Result<Option<Lock>> {
+        let deadline = Instant::now() + CLOSING_WAIT;
+        while self.current_id()?.as_deref() == Some(id) && Instant::now() < deadline {
+            if let Some(lock) = self.lock(Instant::now() + LOOK_WAIT)? {
+                return Ok((self.current_id()?.as_deref() == Some(id)).then_some(lock));
+            }
         }
-        Ok(Lock::try_acquire(&lock)?.is_none() && self.outcome()?.is_none())
+        if self.current_id()?.as_deref() == Some(id) {
+            return Err(estop_durable::Error::Locked { path: self.path.join(LOCK) }.into());
+        }
+        Ok(None)
+    }
+
+    /// Whose the directory is.
+    fn current_id(&self) -> Result<Option<String>> {
+        Ok(match self.entry()? {
+            Some(entry) => Some(entry.id),
+            None => self.outcome()?.map(|outcome| outcome.id),
+        })
     }
 
     /// The job's record; `None` if there is none, or one of another boot.
@@ -299,17 +384,17 @@ impl JobDir {
     /// # Errors
     /// [`Error::Record`] if it is not a record, or one that others could have written.
     pub fn entry(&self) -> Result<Option<Entry>> {
-        let entry: Option<Entry> = read_record(&self.path.join("job.json"))?;
+        let entry: Option<Entry> = read_record(&self.path.join(ENTRY))?;
         Ok(entry.filter(|entry| entry.boot_id == boot_id()))
     }
 
-    /// The user that owns the job's record.
+    /// The job's record as [`JobDir::entry`] answers it, with the user whose it is.
     ///
     /// # Errors
-    /// If it cannot be looked at.
-    pub fn owner(&self) -> Result<u32> {
-        let path = self.path.join("job.json");
-        Ok(fs::symlink_metadata(&path).on("look at", &path)?.uid())
+    /// As for [`JobDir::entry`].
+    pub(crate) fn owned_entry(&self) -> Result<Option<(Entry, u32)>> {
+        let record = read_owned_record::<Entry>(&self.path.join(ENTRY))?;
+        Ok(record.filter(|(entry, _)| entry.boot_id == boot_id()))
     }
 
     /// How the job ended, if it did.
@@ -317,11 +402,11 @@ impl JobDir {
     /// # Errors
     /// As for [`JobDir::entry`].
     pub fn outcome(&self) -> Result<Option<Outcome>> {
-        read_record(&self.path.join("outcome.json"))
+        read_record(&self.path.join(OUTCOME))
     }
 
     pub(crate) fn write_entry(&self, entry: &Entry) -> Result<()> {
-        write_record(&self.path.join("job.json"), entry)
+        write_record(&self.path.join(ENTRY), entry)
     }
 
     /// Leaves how the job ended for whoever started it.
@@ -329,18 +414,81 @@ impl JobDir {
     /// # Errors
     /// If it cannot be written.
     pub fn write_outcome(&self, outcome: &Outcome) -> Result<()> {
-        write_record(&self.path.join("outcome.json"), outcome)
+        write_record(&self.path.join(OUTCOME), outcome)
     }
 
-    /// Removes the directory of an ended job.
+    /// How the job `id` ended, also if the name is another job's by now.
+    ///
+    /// # Errors
+    /// As for [`JobDir::entry`].
+    pub fn outcome_of(&self, id: &str) -> Result<Option<Outcome>> {
+        match self.outcome()? {
+            Some(outcome) if outcome.id == id => Ok(Some(outcome)),
+            _ => self.aside(id).map_or(Ok(None), |aside| read_record(&aside)),
+        }
+    }
+
+    /// Where the outcome of the job `id` is kept when the name is taken again. None for what cannot be an identifier.
+    fn aside(&self, id: &str) -> Option<PathBuf> {
+        let plain =
+            !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        plain.then(|| self.path.join(format!("{OUTCOME_OF}{id}")))
+    }
+
+    /// Removes what is left of the ended job `id`: the directory, or, if another job has the name by now, no more than its
+    /// own outcome.
     ///
     /// # Errors
     /// If something in it cannot be removed.
-    pub fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).on("remove", &self.path),
-            _ => Ok(()),
+    pub fn remove(&self, id: &str) -> Result<()> {
+        if let Some(aside) = self.aside(id) {
+            remove_file(&aside)?;
         }
+        match self.settle(id)? {
+            Some(lock) => self.remove_held(&lock),
+            None => {
+                // Where that outcome was all that was left, the directory goes with it; otherwise it is not empty.
+                let _ = fs::remove_dir(&self.path);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the directory, whose lock the caller holds. The lock goes last: until then nobody else can take the directory.
+    /// Outcomes that others have yet to read stay.
+    ///
+    /// # Errors
+    /// If something in it cannot be removed.
+    pub fn remove_held(&self, _held: &Lock) -> Result<()> {
+        let lock = self.path.join(LOCK);
+        for entry in fs::read_dir(&self.path).on("list", &self.path)? {
+            let entry = entry.on("list", &self.path)?;
+            let path = entry.path();
+            if entry.file_type().on("look at", &path)?.is_dir() {
+                fs::remove_dir_all(&path).on("remove", &path)?;
+            } else if path != lock && !is_aside(&path) {
+                remove_file(&path)?;
+            }
+        }
+        remove_file(&lock)?;
+        match fs::remove_dir(&self.path) {
+            // The name is taken again already, or an outcome is yet to be read.
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => other.on("remove", &self.path),
+        }
+    }
+}
+
+/// Whether `path` is the outcome of a job whose name was taken again.
+fn is_aside(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name != OUTCOME && name.starts_with(OUTCOME_OF)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).on("remove", path),
+        _ => Ok(()),
     }
 }
 
@@ -356,27 +504,34 @@ fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<()> {
 }
 
 fn read_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
+    Ok(read_owned_record(path)?.map(|(record, _)| record))
+}
+
+/// The record and the user whose it is, both of the one file that is opened: who owns the directory may put another there.
+fn read_owned_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<(T, u32)>> {
     let refuse = |detail: String| Error::Record { path: path.to_owned(), detail };
-    let metadata = match fs::symlink_metadata(path) {
+    // No symbolic link is followed, and a pipe does not make anybody wait.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.on("look at", path)?,
+        other => other.on("open", path)?,
     };
+    let metadata = file.metadata().on("look at", path)?;
     if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
         return Err(refuse("others could have written it".to_owned()));
     }
     if metadata.len() > RECORD_LIMIT {
         return Err(refuse(format!("it has {} bytes", metadata.len())));
     }
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.on("read", path)?,
-    };
+    let mut bytes = Vec::new();
+    file.take(RECORD_LIMIT).read_to_end(&mut bytes).on("read", path)?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     let version = value.get("schema_version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(SCHEMA_VERSION)) {
         return Err(refuse(format!("its version is {version:?}, this estop reads {SCHEMA_VERSION}")));
     }
-    serde_json::from_value(value).map(Some).map_err(|error| refuse(error.to_string()))
+    let record = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
+    Ok(Some((record, metadata.uid())))
 }
 
 /// A directory in which another user could put records is no run directory of ours.
@@ -396,12 +551,12 @@ fn refuse_strangers(path: &Path) -> Result<()> {
 /// `by_lineage` looks at parentage too, which costs a walk through `/proc`: for jobs with neither a cgroup nor a namespace.
 pub fn is_inside_a_job(pid: u32, by_lineage: bool) -> bool {
     let own = std::process::id();
-    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    if namespace(pid) != namespace(own) {
+    // Not by the links in `/proc/PID/ns`, which nobody may read of a process that is another user's, root's for one.
+    let depth = procfs::namespace_depth;
+    if depth(pid).is_none() || depth(pid) != depth(own) {
         return true;
     }
-    let job_of =
-        |pid: u32| procfs::cgroup(pid).filter(|path| path.split('/').any(|part| part == "estop"));
+    let job_of = |pid: u32| procfs::cgroup(pid).filter(|path| path.split('/').any(|part| part == "estop"));
     let of_peer = job_of(pid);
     if of_peer.is_some() && of_peer != job_of(own) {
         return true;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use estop_secrets::exposure::{Channel, Exposure};
 use estop_secrets::{SecretName, SecretValue};
-use estop_watchdog::guardian::{GuardianSpec, OnBrainLoss, OnBreach};
+use estop_watchdog::guardian::{GuardianSpec, OWN_VARIABLES, OnBrainLoss, OnBreach};
 use estop_watchdog::job::linux::procfs;
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile, Tier};
 use estop_watchdog::ladder::{Steps, Thresholds};
@@ -129,6 +129,7 @@ impl Launch<'_> {
             user: account.map(|account| account.ids),
             process_group: self.process_group,
             ignored_signals: self.ignored_signals.clone(),
+            oom_score: None,
         }
     }
 
@@ -136,6 +137,11 @@ impl Launch<'_> {
         let mut cover = vec![self.site.state_dir.clone(), self.site.run_dir.clone()];
         cover.extend(vaults(self.site));
         cover.extend(stores.all().map(|place| place.vault.clone()));
+        // What estop logs in to the Vault with opens all secrets.
+        cover.extend(self.site.config.vault.iter().map(|vault| match &vault.auth {
+            config::Auth::Token { token_file } => token_file.clone(),
+            config::Auth::AppRole { secret_id_file, .. } => secret_id_file.clone(),
+        }));
         cover.sort_unstable();
         cover.dedup();
         Containment {
@@ -158,7 +164,7 @@ impl Launch<'_> {
         let mut variables: BTreeMap<OsString, Bytes> =
             std::env::vars_os().map(|(name, value)| (name, value.into())).collect();
         // estop's own key opens all secrets; it is nobody's but estop's.
-        for own in ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN"] {
+        for own in OWN_VARIABLES {
             variables.remove(&OsString::from(own));
         }
         if let Some(account) = account {

@@ -3,6 +3,7 @@
 pub mod keys;
 pub mod launch;
 pub mod recorder;
+pub mod record;
 pub mod response;
 pub mod stores;
 pub mod user;

@@ -17,12 +17,13 @@ use estop_watchdog::guardian::Client;
 use estop_watchdog::latch::Entry as LatchEntry;
 use estop_watchdog::registry::{JobDir, Outcome, RunDir};
 use estop_watchdog::stop::{Category, StopReport};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::keys::Keys;
 use super::launch::block_on;
 use super::stores::{JobWriters, Place};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::site::Site;
 
 /// An emergency whose stop is over, or was tried.
@@ -30,6 +31,8 @@ use crate::site::Site;
 pub struct Emergency {
     /// Its identifier, if it was chosen beforehand.
     pub id: Option<String>,
+    /// When it began; a state from after that is not sound. Now, if that is not known.
+    pub began: Option<Timestamp>,
     /// What set it off.
     pub trigger: Trigger,
     /// Why.
@@ -45,8 +48,40 @@ pub struct Emergency {
 /// Opens an incident for `emergency` and records it. The steps of the stop are taken over as they were.
 ///
 /// # Errors
-/// If it cannot be planned or recorded.
+/// If it cannot be planned or recorded, or is recorded already.
 pub fn open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
+    let incident = plan(site, emergency)?;
+    let store = IncidentStore::open(&site.incidents())?;
+    let claim = store.claim(incident.id)?;
+    if store.exists(incident.id) {
+        return Err(Failure::failed(
+            format!("incident {} is recorded already", incident.id),
+            "`estop incident resume` goes on with it",
+        ));
+    }
+    estop_recovery::Journal::save(&store, &incident)?;
+    Ok((claim, incident))
+}
+
+/// Records `emergency` anew, whose incident the caller has opened and still holds.
+///
+/// # Errors
+/// As for [`open`].
+pub fn save(site: &Site, emergency: &Emergency) -> Result<Incident> {
+    let incident = plan(site, emergency)?;
+    estop_recovery::Journal::save(&IncidentStore::open(&site.incidents())?, &incident)?;
+    Ok(incident)
+}
+
+/// Takes back the record of an emergency that was none.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn withdraw(site: &Site, claim: Claim, incident: &Incident) -> Result<()> {
+    Ok(IncidentStore::open(&site.incidents())?.withdraw(claim, incident.id)?)
+}
+
+fn plan(site: &Site, emergency: &Emergency) -> Result<Incident> {
     let ledger = estop_secrets::ExposureLedger::new(site.state_dir.join("exposure"));
     let mut exposed = std::collections::BTreeSet::new();
     for workload in &emergency.workloads {
@@ -59,11 +94,11 @@ pub fn open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
     if let Some(id) = emergency.id.as_deref().and_then(|id| id.parse::<IncidentId>().ok()) {
         incident.id = id;
     }
+    if let Some(began) = emergency.began {
+        incident.opened = began;
+    }
     take_over(&mut incident, &emergency.reports);
-    let store = IncidentStore::open(&site.incidents())?;
-    let claim = store.claim(incident.id)?;
-    estop_recovery::Journal::save(&store, &incident)?;
-    Ok((claim, incident))
+    Ok(incident)
 }
 
 /// How long whoever ordered a stop has to record its incident.
@@ -82,39 +117,58 @@ pub fn attend(
     protects: &[String],
     observer: impl Fn(Event<'_>) + Send + Sync + 'static,
 ) -> Result<Run> {
-    let emergency = Emergency {
+    let mut emergency = Emergency {
         id: outcome.incident.clone(),
+        began: outcome.stopped_at.as_deref().and_then(|at| at.parse().ok()),
         trigger: if outcome.breach.is_some() { Trigger::Limit } else { Trigger::Operator },
         reason: outcome.reason.clone(),
         workloads: vec![outcome.name.clone()],
         protects: protects.to_vec(),
         reports: outcome.report.iter().cloned().collect(),
     };
-    let store = IncidentStore::open(&site.incidents())?;
-    let id = outcome.incident.clone().filter(|_| !outcome.opened_incident).unwrap_or_default();
-    let deadline = Instant::now() + RECORD_WAIT;
-    while !id.is_empty() && Instant::now() < deadline {
-        match store.take_up(&id) {
-            Ok((_claim, incident)) if !incident.is_open() => return Ok(Run { incident, unrecorded: Vec::new() }),
-            Ok((_claim, incident)) => return carry_through(site, incident, true, observer),
-            Err(estop_recovery::Error::Busy { .. }) => {
-                return Ok(Run { incident: closed(&store, &id)?, unrecorded: Vec::new() });
-            }
-            Err(_) => std::thread::sleep(RECORD_POLL),
+    if let Some(id) = outcome.incident.as_deref().filter(|_| !outcome.opened_incident) {
+        match take_part(site, id, &outcome.name)? {
+            Part::Closed(incident) => return Ok(Run { incident, unrecorded: Vec::new() }),
+            Part::Open(_claim, incident) => return carry_through(site, incident, true, observer),
+            Part::Unrecorded => {}
+            // It is about others, and may be over: this job has an incident of its own.
+            Part::NotConcerned => emergency.id = None,
         }
     }
     let (_claim, incident) = open(site, &emergency)?;
     carry_through(site, incident, false, observer)
 }
 
-/// Waits for an incident that somebody else works on to be closed, or to be left.
-fn closed(store: &IncidentStore, id: &str) -> Result<Incident> {
+/// What becomes of an incident that whoever ordered the stop was to record.
+enum Part {
+    /// It is over.
+    Closed(Incident),
+    /// It is left for whoever takes it up, which we have.
+    Open(Claim, Incident),
+    /// It was not recorded in time.
+    Unrecorded,
+    /// It does not concern the workload.
+    NotConcerned,
+}
+
+/// Takes up the incident `id`, waiting for its record, and for the end of whoever works on it.
+fn take_part(site: &Site, id: &str, workload: &str) -> Result<Part> {
+    let store = IncidentStore::open(&site.incidents())?;
+    let deadline = Instant::now() + RECORD_WAIT;
     loop {
         match store.take_up(id) {
-            Ok((_claim, incident)) => return Ok(incident),
-            Err(estop_recovery::Error::Busy { .. }) => std::thread::sleep(RECORD_POLL),
+            Ok((_, incident)) if !incident.workloads.iter().any(|name| name == workload) => {
+                return Ok(Part::NotConcerned);
+            }
+            Ok((_, incident)) if !incident.is_open() => return Ok(Part::Closed(incident)),
+            Ok((claim, incident)) => return Ok(Part::Open(claim, incident)),
+            // However long that takes: whoever holds it works on it, or has gone.
+            Err(estop_recovery::Error::Busy { .. }) => {}
+            Err(estop_recovery::Error::NotFound { .. }) if Instant::now() < deadline => {}
+            Err(estop_recovery::Error::NotFound { .. }) => return Ok(Part::Unrecorded),
             Err(error) => return Err(error.into()),
         }
+        std::thread::sleep(RECORD_POLL);
     }
 }
 
@@ -300,9 +354,9 @@ impl Actions for Response {
         };
         let stopped = emergency::critical_stop(&[self.instance()], request);
         // Here a job that is not found is one that has ended: neither its record nor its cgroup is there.
-        let proven_empty = stopped.jobs.iter().all(|job| job.proven_empty);
+        let proven_empty = stopped.is_clear();
         let detail =
-            object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "unreachable": stopped.unreachable}));
+            object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "doubts": stopped.doubts, "unreachable": stopped.unreachable}));
         Ok(Stopped { proven_empty, detail })
     }
 

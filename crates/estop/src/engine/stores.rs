@@ -148,12 +148,8 @@ impl Writers for JobWriters {
         let mut held = Vec::new();
         for (dir, _) in self.jobs()?.into_iter().filter(|(_, alive)| *alive) {
             let mut client = Client::new(&dir).map_err(|error| error.to_string())?;
-            let before = client.status().map_err(|error| error.to_string())?;
-            // What stands still already is left as it is, and stays so afterwards.
-            if before.state == State::Running {
-                client.freeze(Some(FREEZE_HOLD)).map_err(|error| error.to_string())?;
-                held.push(Held { client });
-            }
+            client.freeze(Some(FREEZE_HOLD)).map_err(|error| error.to_string())?;
+            held.push(Held { client });
         }
         let names = self.jobs()?.iter().map(|(dir, _)| dir.name().to_owned()).collect();
         Ok(Frozen::new(names, held))
@@ -183,6 +179,6 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // If it does not hear this, the freeze ends by itself.
-        let _ = self.client.thaw();
+        let _ = self.client.end_lease();
     }
 }

@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 
 use super::sockets;
 use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
-use crate::error::Context as _;
 use crate::job::{Limits, Process};
 use crate::ladder::Thresholds;
 use crate::registry::JobDir;
@@ -23,9 +22,6 @@ const PROMPT: Duration = Duration::from_secs(3);
 pub struct Client {
     name: String,
     socket: OwnedFd,
-    address: rustix::net::SocketAddrUnix,
-    /// Keeps the descriptor alive by whose number the address leads.
-    _directory: std::fs::File,
     request: u64,
     buffer: Vec<u8>,
 }
@@ -49,13 +45,10 @@ impl Client {
     /// # Errors
     /// If the directory is gone or no socket can be had.
     pub fn new(dir: &JobDir) -> Result<Self> {
-        let directory = std::fs::File::open(dir.path()).on("open", dir.path())?;
         Ok(Self {
             name: dir.name().to_owned(),
-            socket: sockets::anonymous()?,
-            address: sockets::address_in(&directory, &dir.socket())?,
-            _directory: directory,
-            // Told from those of other callers by the socket, and from our own by counting.
+            // Connected, so that the kernel lets nobody answer but the guardian's own socket.
+            socket: sockets::connected(&dir.socket())?,
             request: u64::from(std::process::id()) << 32,
             buffer: vec![0; DATAGRAM_LIMIT],
         })
@@ -66,9 +59,12 @@ impl Client {
     /// # Errors
     /// If the guardian's socket is gone or full.
     pub fn send(&mut self, order: Order<'_>) -> Result<()> {
+        // What came before the order cannot answer it. The kernel lets in nothing but the guardian's since the connection;
+        // this is for the moment before.
+        while sockets::receive(&self.socket, &mut self.buffer).is_some() {}
         self.request += 1;
         let bytes = Order { request: self.request, ..order }.encode();
-        sockets::send(&self.socket, &bytes, &self.address)
+        sockets::send_to_peer(&self.socket, &bytes)
             .map_err(|source| Error::System { action: "reach the guardian", source })
     }
 
@@ -77,14 +73,8 @@ impl Client {
         let deadline = Instant::now() + wait;
         loop {
             while let Some(received) = sockets::receive(&self.socket, &mut self.buffer) {
-                let trusted = received.peer.is_some_and(|peer| {
-                    peer.uid == 0
-                        || peer.uid == rustix::process::geteuid().as_raw()
-                        || rustix::process::geteuid().is_root()
-                });
-                if let Some(reply) = Reply::decode(&self.buffer[..received.length])
-                    .filter(|reply| trusted && reply.request == self.request)
-                {
+                let reply = Reply::decode(&self.buffer[..received.length]);
+                if let Some(reply) = reply.filter(|reply| reply.request == self.request) {
                     return match reply.kind {
                         ReplyKind::Accepted => Answer::Accepted,
                         ReplyKind::Done => Answer::Done(reply.body.to_vec()),
@@ -164,6 +154,14 @@ impl Client {
     /// As for [`Client::ask`].
     pub fn thaw(&mut self) -> Result<Status> {
         self.ask(Order::new(Verb::Thaw, 0), PROMPT)
+    }
+
+    /// Ends a lease: the job runs on, unless somebody else holds it.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn end_lease(&mut self) -> Result<Status> {
+        self.ask(Order { number: 1, ..Order::new(Verb::Thaw, 0) }, PROMPT)
     }
 
     /// Sends a signal to the main process.

@@ -20,6 +20,8 @@ use crate::stop::StopReport;
 
 /// How long the guardian waits for the look at the tree.
 const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
+/// How many copies of the guardian write at the same time.
+const HELPERS: usize = 4;
 /// How many processes are listed.
 const TREE_LIMIT: usize = 200;
 /// How many samples are kept.
@@ -107,6 +109,10 @@ pub(super) struct Helpers {
 impl Helpers {
     /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over.
     pub(super) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing<'_>) {
+        self.reap();
+        if self.running.len() >= HELPERS {
+            return;
+        }
         let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC) else { return };
         match fork() {
             Ok(None) => {
@@ -128,15 +134,48 @@ impl Helpers {
         }
     }
 
+    /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
+    /// `wait`; if not, it goes on by itself.
+    pub(super) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> bool {
+        match fork() {
+            Ok(None) => leave(i32::from(!work())),
+            Ok(Some(child)) => {
+                let well = ended_well(&child, wait);
+                if well.is_none() {
+                    self.running.push(child);
+                }
+                well == Some(true)
+            }
+            // No process to be had: the latch is worth the wait.
+            Err(_) => work(),
+        }
+    }
+
+    /// Forgets the copies that have ended.
+    fn reap(&mut self) {
+        self.running.retain(|child| ended_well(child, Duration::ZERO).is_none());
+    }
+
     /// Waits for the copies that are still writing, at most `wait` for all of them. Then they are on their own.
     pub(super) fn finish(&mut self, wait: Duration) {
         let deadline = std::time::Instant::now() + wait;
         for child in self.running.drain(..) {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            let _ = poll(&mut [PollFd::new(&child.fd, PollFlags::IN)], Some(&timeout));
-            let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
-            let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(child.fd.as_fd()), options);
+            let _ = ended_well(&child, left);
         }
+    }
+}
+
+/// Whether the copy has ended, and with code 0; `None` if it has not within `wait`.
+fn ended_well(child: &Child, wait: Duration) -> Option<bool> {
+    use rustix::io::Errno;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
+    let _ = poll(&mut [PollFd::new(&child.fd, PollFlags::IN)], Some(&timeout));
+    match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(Some(status)) => Some(status.exit_status() == Some(0)),
+        // Reaped elsewhere: it has ended, and nobody knows how.
+        Err(Errno::CHILD) => Some(false),
+        _ => None,
     }
 }

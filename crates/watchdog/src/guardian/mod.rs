@@ -18,4 +18,4 @@ pub mod wire;
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
 pub use spec::{GuardianSpec, OnBrainLoss, OnBreach};
-pub use start::{ARGUMENT, Guardian, Streams, enter, start};
+pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};

@@ -13,6 +13,8 @@ use crate::stop::{StopReport, StoppedBy};
 pub(super) struct Record {
     pub(super) exit: Option<Exit>,
     pub(super) stopped_by: Option<StoppedBy>,
+    /// When the emergency began.
+    pub(super) stopped_at: Option<String>,
     pub(super) incident: Option<String>,
     pub(super) opened_incident: bool,
     pub(super) breach: Option<Breach>,
@@ -38,6 +40,7 @@ impl Record {
             isolation: job.isolation(),
             exit: self.exit,
             stopped_by: self.stopped_by,
+            stopped_at: self.stopped_at.clone(),
             incident: self.incident.clone(),
             opened_incident: self.opened_incident,
             breach: self.breach,

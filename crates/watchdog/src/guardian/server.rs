@@ -24,6 +24,8 @@ use crate::stop::{Category, StopReport, StoppedBy};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long the latch is waited for.
+const LATCH_WAIT: Duration = Duration::from_millis(100);
 /// How long the kernel has to confirm a freeze.
 const FREEZE_WAIT: Duration = Duration::from_millis(500);
 /// How often a kill that was not proven is tried again.
@@ -34,6 +36,8 @@ const RETRY_LIMIT: Duration = Duration::from_millis(100);
 const REST_GRACE: Duration = Duration::from_secs(2);
 /// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
 const SAMPLING_SHARE: f64 = 0.01;
+/// The time between two warnings of the same kind.
+const WARNING_PAUSE: Duration = Duration::from_mins(1);
 /// How long evidence may still be written after the job has ended.
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 /// Callers that wait for the end of a stop.
@@ -52,6 +56,17 @@ pub(super) struct Prepared {
     pub(super) signals: OwnedFd,
 }
 
+/// Who wants a frozen job to stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// A person, until a person says otherwise.
+    Operator,
+    /// So many snapshots, each for a moment.
+    Leases(u32),
+    /// The policy for the time without a brain.
+    BrainLoss,
+}
+
 /// A guardian at work.
 pub(super) struct Server<'a> {
     prepared: Prepared,
@@ -63,11 +78,13 @@ pub(super) struct Server<'a> {
     brain: Option<(ProcessId, OwnedFd)>,
     brain_lost: Option<Instant>,
     deadline: Option<Instant>,
-    /// Whether the deadline is that of somebody's wish that the job stand still.
-    leased: bool,
+    /// Who holds the job, while it is frozen.
+    holder: Holder,
     next_sample: Instant,
     sample_interval: Duration,
     throttled: bool,
+    /// What was warned of last, and when.
+    warned: Option<(crate::ladder::Metric, Instant)>,
     /// Whether the kernel has confirmed the last freeze.
     confirmed: bool,
     /// How many processes there were when the job was asked to end.
@@ -91,10 +108,11 @@ impl<'a> Server<'a> {
             brain,
             brain_lost,
             deadline: None,
-            leased: false,
+            holder: Holder::Operator,
             next_sample: Instant::now() + sample_interval,
             sample_interval,
             throttled: false,
+            warned: None,
             confirmed: false,
             asked: 0,
             last_breach: None,
@@ -232,15 +250,15 @@ impl<'a> Server<'a> {
             return self.refuse(from, order.request, "this workload is declared `freezable = false`");
         }
         let lease = u64::try_from(order.number).ok().filter(|number| *number > 0).map(Duration::from_millis);
-        let froze = self.state == State::Running && event == Event::Freeze;
-        self.happen(event, Category::Ask, lease);
-        if froze {
-            self.leased = lease.is_some();
+        match event {
+            Event::Freeze => self.hold(lease),
+            _ if lease.is_some() => self.end_lease(),
+            _ => self.happen(Event::Thaw, Category::Ask, None),
         }
-        if froze && !self.confirmed {
+        if event == Event::Freeze && !self.confirmed {
             // A snapshot must not be called one moment when it is not. Without a lease the freeze stays asked for.
-            if self.leased {
-                self.happen(Event::Thaw, Category::Ask, None);
+            if lease.is_some() {
+                self.end_lease();
             }
             return self.refuse(
                 from,
@@ -249,6 +267,38 @@ impl<'a> Server<'a> {
             );
         }
         self.answer(from, order.request, &self.status());
+    }
+
+    /// Freezes for an operator, or for as long as a lease. A lease never loosens what an operator, or the loss of the brain,
+    /// holds; an operator's freeze outlasts every lease.
+    fn hold(&mut self, lease: Option<Duration>) {
+        let until = Instant::now() + lease.unwrap_or(self.prepared.spec.freeze_max);
+        match (self.state, lease) {
+            (State::Running, _) => {
+                self.happen(Event::Freeze, Category::Ask, lease);
+                self.holder = if lease.is_some() { Holder::Leases(1) } else { Holder::Operator };
+            }
+            (State::Frozen, Some(_)) => {
+                if let Holder::Leases(count) = &mut self.holder {
+                    *count += 1;
+                    self.deadline = self.deadline.max(Some(until));
+                }
+            }
+            (State::Frozen, None) => {
+                self.holder = Holder::Operator;
+                self.deadline = Some(until);
+            }
+            _ => {}
+        }
+    }
+
+    /// One of those who wanted it to stand still has what it wanted.
+    fn end_lease(&mut self) {
+        match &mut self.holder {
+            Holder::Leases(count) if *count > 1 => *count -= 1,
+            Holder::Leases(_) => self.happen(Event::LeaseOver, Category::Ask, None),
+            Holder::Operator | Holder::BrainLoss => {}
+        }
     }
 
     fn stop_ordered(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
@@ -312,7 +362,7 @@ impl<'a> Server<'a> {
             OnBrainLoss::Keep => {}
             OnBrainLoss::Freeze if !self.prepared.spec.freezable => {}
             OnBrainLoss::Freeze => {
-                self.happen(Event::BrainLostFreeze, Category::Ask, Some(self.prepared.spec.freeze_max));
+                self.lose_brain();
             }
             OnBrainLoss::Stop => {
                 self.record.blame(StoppedBy::Operator, "the process that estop ran in has gone");
@@ -327,7 +377,7 @@ impl<'a> Server<'a> {
             self.deadline = None;
             let event = match self.state {
                 State::Survivors => Event::Retry,
-                State::Frozen if self.leased => Event::LeaseOver,
+                State::Frozen if matches!(self.holder, Holder::Leases(_)) => Event::LeaseOver,
                 _ => Event::Deadline,
             };
             self.happen(event, Category::Kill, None);
@@ -368,6 +418,11 @@ impl<'a> Server<'a> {
             self.throttle();
         }
         let Some(event) = event_of(breach.rung, self.prepared.spec.on_breach) else {
+            // One that trembles around its threshold must not fill the log.
+            if self.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
+                return;
+            }
+            self.warned = Some((breach.metric, Instant::now()));
             let (reason, writing, job) = (breach.to_string(), self.writing(), &self.prepared.job);
             self.helpers.capture(|| Evidence::gather(job, "warning", None, &reason, Some(breach)), &writing);
             return;
@@ -401,6 +456,7 @@ impl<'a> Server<'a> {
         if !over {
             self.record.blame(StoppedBy::CriticalStop, reason);
             if self.record.incident.is_none() {
+                self.record.stopped_at = Some(jiff::Timestamp::now().to_string());
                 self.record.opened_incident = incident.is_none();
                 self.record.incident = Some(incident.unwrap_or(&self.prepared.spec.incident).to_owned());
             }
@@ -426,7 +482,8 @@ impl<'a> Server<'a> {
     }
 
     /// Whether the latch is on the device. A latch that cannot be written does not hold up the kill.
-    fn latch(&self, all: bool, by: &str, reason: &str) -> bool {
+    /// A disk that hangs must not: a copy of the guardian writes, and is waited for a moment.
+    fn latch(&mut self, all: bool, by: &str, reason: &str) -> bool {
         let entry = LatchEntry {
             since: jiff::Timestamp::now().to_string(),
             by: by.to_owned(),
@@ -434,7 +491,11 @@ impl<'a> Server<'a> {
             incident: self.record.incident.clone().unwrap_or_default(),
         };
         let handle = if all { &self.prepared.latch_all } else { &self.prepared.latch_own };
-        handle.set(&entry).is_ok()
+        // Where the proof is that no child is left, there must be no copy.
+        if self.prepared.job.job().tier() == crate::job::Tier::Tracked {
+            return handle.set(&entry).is_ok();
+        }
+        self.helpers.attempt(LATCH_WAIT, || handle.set(&entry).is_ok())
     }
 
     fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
@@ -462,13 +523,16 @@ impl<'a> Server<'a> {
                 self.deadline = Some(self.deadline.map_or(rest, |deadline| deadline.min(rest)));
             }
             Action::Freeze => {
+                let raised = Raised::new();
                 self.confirmed = self.prepared.job.freeze(FREEZE_WAIT);
+                drop(raised);
                 self.state = State::Frozen;
-                self.leased = false;
                 self.deadline = Some(Instant::now() + hold.unwrap_or(self.prepared.spec.freeze_max));
             }
             Action::Thaw => {
+                let raised = Raised::new();
                 self.prepared.job.thaw();
+                drop(raised);
                 self.state = State::Running;
                 self.deadline = None;
             }
@@ -532,6 +596,8 @@ impl<'a> Server<'a> {
         } else {
             self.state = State::Survivors;
             self.deadline = Some(Instant::now() + RETRY_INTERVAL);
+            // Whoever waits is told now; it goes on being tried.
+            self.answer_waiting();
         }
     }
 
@@ -607,7 +673,20 @@ impl<'a> Server<'a> {
     fn adopt(&mut self, pid: u32) {
         self.brain = procfs::identity(pid).and_then(|id| procfs::open(id).map(|fd| (id, fd)));
         self.brain_lost = None;
-        self.happen(Event::Adopted, Category::Ask, None);
+        if self.holder == Holder::BrainLoss {
+            self.happen(Event::Adopted, Category::Ask, None);
+        }
+    }
+
+    /// Freezes until a brain is back; what an operator froze stays the operator's.
+    fn lose_brain(&mut self) {
+        let hold = self.prepared.spec.freeze_max;
+        let leased = self.state == State::Frozen && matches!(self.holder, Holder::Leases(_));
+        if self.state == State::Running || leased {
+            self.happen(Event::BrainLostFreeze, Category::Ask, Some(hold));
+            self.holder = Holder::BrainLoss;
+            self.deadline = Some(Instant::now() + hold);
+        }
     }
 
     fn conclude(&self, to: Option<&SocketAddrUnix>, request: u64, result: std::result::Result<(), String>) {

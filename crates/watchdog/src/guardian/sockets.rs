@@ -39,14 +39,26 @@ pub(super) fn bound(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A datagram socket with an address that the kernel chose, for answers.
+/// A datagram socket connected to the one at `path`, with an address that the kernel chose, for answers. Nobody but the owner
+/// of the socket at `path` can send to it (`unix_may_send` in the kernel's `net/unix/af_unix.c`), though its address can be
+/// seen by all.
 ///
 /// # Errors
-/// If it cannot be made.
-pub(super) fn anonymous() -> Result<OwnedFd> {
+/// If it cannot be made, or nobody listens there.
+pub(super) fn connected(path: &Path) -> Result<OwnedFd> {
     let socket = unbound()?;
-    bind(&socket, &SocketAddrUnix::new_unnamed()).doing("bind a socket")?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let directory = std::fs::File::open(parent).on("open", parent)?;
+    rustix::net::connect(&socket, &address_in(&directory, path)?).on("connect to", path)?;
+    // Where asking for credentials has given it an address already, this one is refused and the other stays.
+    let _ = bind(&socket, &SocketAddrUnix::new_unnamed());
     Ok(socket)
+}
+
+/// Sends to the socket that `socket` is connected to, without waiting.
+pub(super) fn send_to_peer(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
 }
 
 fn unbound() -> Result<OwnedFd> {
@@ -58,7 +70,7 @@ fn unbound() -> Result<OwnedFd> {
 }
 
 /// The address of `path` by way of its opened directory.
-pub(super) fn address_in(directory: &std::fs::File, path: &Path) -> Result<SocketAddrUnix> {
+fn address_in(directory: &std::fs::File, path: &Path) -> Result<SocketAddrUnix> {
     let name = path.file_name().unwrap_or_default();
     let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
     SocketAddrUnix::new(&short).on("name the socket", path)

@@ -11,22 +11,29 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use estop_durable::lock::Lock;
 
 use super::evidence::Recorder;
 use super::server::{Prepared, Server};
 use super::sockets;
 use super::spec::GuardianSpec;
 use super::surroundings::{close_on_exec, own_id, watch_now_file, watch_signals};
+use crate::emergency::end_abandoned;
 use crate::error::Context as _;
 use crate::job::linux;
 use crate::latch::{Handle as LatchHandle, Latch};
 use crate::registry::{Entry, Failure, FailureKind, JobDir, RunDir, boot_id};
+use crate::stop::Category;
 use crate::{Error, JobObjectManager, Result};
 
 /// The first argument of a process that is to be a guardian.
 pub const ARGUMENT: &str = "__guardian";
 /// Where the guardian finds the channel to its starter: above what a caller is likely to hand down to its program.
 const CHANNEL: i32 = 100;
+/// What opens secrets is nobody's but estop's; a guardian does not need it.
+pub const OWN_VARIABLES: [&str; 3] = ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN"];
+/// How long a program is killed whose start failed after it ran.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a guardian may take to start its program.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -37,6 +44,8 @@ pub struct Guardian {
     pub process: Child,
     /// The job's directory.
     pub dir: JobDir,
+    /// The job's identifier.
+    pub id: String,
 }
 
 /// The standard streams of the program.
@@ -64,6 +73,9 @@ impl Default for Streams {
 pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
     let (mut channel, inner) = UnixStream::pair().doing("create a socket pair")?;
     let mut command = Command::new(linux::OWN_EXECUTABLE);
+    for own in OWN_VARIABLES {
+        command.env_remove(own);
+    }
     command.arg0("estop").arg(ARGUMENT).stdin(streams.input).stdout(streams.output).stderr(streams.error);
     command
         .fd_mappings(vec![FdMapping { parent_fd: inner.into(), child_fd: CHANNEL }])
@@ -73,7 +85,7 @@ pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
     drop(command);
     let dir = RunDir::at(&spec.run_dir).job(&spec.job.name);
     match converse(&mut channel, spec) {
-        Ok(()) => Ok(Guardian { process, dir }),
+        Ok(()) => Ok(Guardian { process, dir, id: spec.job.id.clone() }),
         Err(error) => {
             // A guardian that failed ends by itself; one that hangs does not.
             let _ = process.kill();
@@ -111,7 +123,7 @@ fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
             _ => Error::Latched { since: "just now".to_owned(), reason: failure.message },
         },
         FailureKind::TierTooLow => Error::Refused { name: spec.job.name.clone(), reason: failure.message },
-        FailureKind::Other => Error::Containment(failure.message),
+        FailureKind::Other => Error::NotStarted(failure.message),
     }
 }
 
@@ -142,14 +154,12 @@ fn become_guardian(recorder: &dyn Recorder) -> Result<()> {
     drop(channel);
     let (prepared, lock) = started?;
     linux::detach_standard_streams()?;
-    // What belongs to a workload must not be traced out of the guardian by another program of the same user.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     Server::new(prepared, recorder).serve();
     drop(lock);
     Ok(())
 }
 
-fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Lock)> {
+fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
     if spec.job.program.process_group.is_none() {
         // Away from the starter's terminal: its Ctrl-C is not meant for this workload.
         let _ = rustix::process::setsid();
@@ -157,16 +167,56 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Loc
         rustix::process::setpgid(None, None).doing("leave the caller's process group")?;
     }
     let signals = watch_signals()?;
-    protect_from_oom();
+    spec.job.program.oom_score = protect_from_oom();
     let run_dir = RunDir::open(&spec.run_dir)?;
     let dir = run_dir.job(&spec.job.name);
     let lock = dir.claim()?;
+    end_earlier(&dir, &lock)?;
+    let latches = Latches::open(&spec)?;
+    // Before anything is cleared: how a job ended that latched the name may not have been read yet.
+    if let Err(error) = latches.refuse() {
+        dir.give_back(&lock);
+        return Err(error);
+    }
+    dir.clear(&lock)?;
+    match set_up(spec, &run_dir, &dir, latches, signals) {
+        Ok(prepared) => Ok((prepared, lock)),
+        Err(error) => {
+            // The plaintext of secrets is in it. What cannot be removed, the next job of this name takes over.
+            let _ = std::fs::remove_dir_all(dir.secrets());
+            let _ = dir.remove_held(&lock);
+            Err(error)
+        }
+    }
+}
+
+/// Puts the job together and starts its program. Leaves nothing but files in `dir` if that fails.
+fn set_up(
+    mut spec: GuardianSpec,
+    run_dir: &RunDir,
+    dir: &JobDir,
+    latches: Latches,
+    signals: OwnedFd,
+) -> Result<Prepared> {
     let socket = sockets::bound(&dir.socket())?;
-    let (now_file, now_watch) = watch_now_file(&run_dir)?;
-    let latch = Latch::open(&spec.state_dir)?;
-    let (latch_own, latch_all) = (latch.handle(Some(&spec.job.name))?, latch.handle(None)?);
+    let (now_file, now_watch) = watch_now_file(run_dir)?;
     deliver_secret_files(&spec)?;
     let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
+    if let Err(error) = begin(&spec, dir, &latches, &mut job) {
+        if job.main().is_some() {
+            job.stop(Category::Kill, KILL_LIMIT, |_| {});
+        }
+        job.release();
+        return Err(error);
+    }
+    spec.job.program.environment.clear();
+    spec.secret_files.clear();
+    let Latches { own: latch_own, all: latch_all } = latches;
+    Ok(Prepared { spec, job, dir: dir.clone(), socket, latch_own, latch_all, now_file, now_watch, signals })
+}
+
+/// Limits the job, records it and starts its program.
+fn begin(spec: &GuardianSpec, dir: &JobDir, latches: &Latches, job: &mut JobObjectManager) -> Result<()> {
     let effective = spec.effective_thresholds(job.job().enforced().cpu);
     job.set_limits(spec.job.limits, effective)?;
     let entry = Entry {
@@ -186,29 +236,54 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, estop_durable::lock::Loc
     };
     dir.write_entry(&entry)?;
     // From here on `now` finds the job; whoever latched before that is found here.
-    if let Err(error) = refuse_if_latched(&latch_own, &latch_all).and_then(|()| job.spawn()) {
-        job.release();
-        let _ = dir.remove();
-        return Err(error);
-    }
-    dir.write_entry(&Entry { handle: job.job().handle(), ..entry })?;
-    spec.job.program.environment.clear();
-    spec.secret_files.clear();
-    Ok((Prepared { spec, job, dir, socket, latch_own, latch_all, now_file, now_watch, signals }, lock))
+    latches.refuse()?;
+    job.spawn()?;
+    dir.write_entry(&Entry { handle: job.job().handle(), ..entry })
 }
 
-fn refuse_if_latched(own: &LatchHandle, all: &LatchHandle) -> Result<()> {
-    for handle in [all, own] {
-        if let Some(entry) = handle.read()? {
-            return Err(Error::Latched { since: entry.since, reason: entry.reason });
+/// Ends what the dead guardian of an earlier job of this name left: its record is the only way to that, and goes now.
+fn end_earlier(dir: &JobDir, held: &Lock) -> Result<()> {
+    match end_abandoned(dir, held)? {
+        Some(report) if !report.proven_empty => {
+            let left = match report.survivors.as_slice() {
+                [] => "nobody can tell whether all of it has ended".to_owned(),
+                survivors => format!("{} of its processes still run", survivors.len()),
+            };
+            Err(Error::Abandoned { name: dir.name().to_owned(), left })
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// The kernel should end anything else first. It allows that only to the privileged.
-fn protect_from_oom() {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+/// What keeps the job from starting, and is set when it is ended.
+struct Latches {
+    own: LatchHandle,
+    all: LatchHandle,
+}
+
+impl Latches {
+    fn open(spec: &GuardianSpec) -> Result<Self> {
+        let latch = Latch::open(&spec.state_dir)?;
+        Ok(Self { own: latch.handle(Some(&spec.job.name))?, all: latch.handle(None)? })
+    }
+
+    fn refuse(&self) -> Result<()> {
+        for handle in [&self.all, &self.own] {
+            if let Some(entry) = handle.read()? {
+                return Err(Error::Latched { since: entry.since, reason: entry.reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kernel should end anything else first. It allows that only to the privileged. Returns the score before, which the
+/// workload is to have: of all programs it must not be spared.
+fn protect_from_oom() -> Option<String> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let before = std::fs::read_to_string(SCORE).ok();
+    let _ = std::fs::write(SCORE, "-900");
+    before
 }
 
 /// Puts the secret files where only the workload's user can read them.

@@ -29,6 +29,8 @@ pub(super) fn watch_signals() -> Result<OwnedFd> {
         // SAFETY: no handler is installed.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    // SAFETY: no handler is installed. Where it were ignored, as a caller may have it, no child's end could be waited for.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: all-zero is a valid, empty signal set on Linux.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     for signal in [libc::SIGTERM, libc::SIGCHLD] {

@@ -36,7 +36,7 @@ pub enum Verb {
     /// Freeze it, for at most `number` milliseconds, after which it runs on; 0: until it is thawed, or its longest time
     /// is over and it is stopped.
     Freeze,
-    /// Thaw it.
+    /// Thaw it. With a `number` above 0: end a lease only.
     Thaw,
     /// Send the signal `number` to the main process.
     Signal,

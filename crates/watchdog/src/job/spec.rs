@@ -59,6 +59,9 @@ pub struct Program {
     pub process_group: Option<u32>,
     /// Signals that it ignores from the start, as the caller does.
     pub ignored_signals: Vec<i32>,
+    /// Its `oom_score_adj`, where it is not to be this process's own.
+    #[serde(default)]
+    pub oom_score: Option<String>,
 }
 
 impl std::fmt::Debug for Program {

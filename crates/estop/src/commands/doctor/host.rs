@@ -119,6 +119,7 @@ fn limits(site: &Site) -> Vec<Check> {
             user: None,
             process_group: None,
             ignored_signals: Vec::new(),
+            oom_score: None,
         },
         limits: Limits { memory_max: Some(1 << 30), cpu_max: Some(1.0), pids_max: Some(16), time_max: None },
         containment: Containment::default(),

@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use landlock::{AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _};
+use landlock::{AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope};
 use rustix::fs::{AtFlags, CWD, Mode, mkdir};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
-    open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change, mount_remount,
+    move_mount, open_tree,
 };
 
 /// `struct mount_attr` of `mount_setattr(2)`.
@@ -38,12 +38,15 @@ pub(super) fn mount_proc() -> Result<(), Errno> {
     mount("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None::<&std::ffi::CStr>)
 }
 
-/// Puts an empty read-only directory over each of `paths`. `keep`, if it lies in one of them, stays visible, read-only.
+/// Puts an empty read-only directory over each directory of `paths`, and `/dev/null` over each file. `keep`, if it lies in one of them, stays visible, read-only.
 ///
 /// # Errors
 /// The kernel's answer.
 pub(super) fn cover(paths: &[PathBuf], keep: Option<&Path>) -> Result<(), Errno> {
     let kept = keep.map(clone_mount).transpose()?;
+    for file in paths.iter().filter(|path| path.is_file()) {
+        mount_bind("/dev/null", file)?;
+    }
     for path in outermost(paths) {
         mount(
             "tmpfs",
@@ -113,7 +116,8 @@ pub(super) fn landlock_version() -> i32 {
     i32::try_from(answer).map_or(0, |version| version.max(0))
 }
 
-/// Forbids this process and its children for ever to write below `/sys`, so that they cannot leave their cgroup.
+/// Forbids this process and its children for ever to write below `/sys`, so that they cannot leave their cgroup, and to
+/// signal processes outside, their guardian above all (since Landlock version 6).
 ///
 /// Landlock allows; it cannot except. So everything in the root directory but `sys` is allowed, and the root directory
 /// itself and new mounts are not.
@@ -126,10 +130,11 @@ pub(super) fn keep_out_of_sys() -> Result<(), String> {
 }
 
 fn keep_out(writing: BitFlags<AccessFs>) -> Result<(), Box<dyn std::error::Error>> {
-    let mut ruleset = Ruleset::default().handle_access(writing)?.create()?;
+    let mut ruleset = Ruleset::default().handle_access(writing)?.scope(Scope::Signal)?.create()?;
     for entry in std::fs::read_dir("/")? {
         let entry = entry?;
-        if entry.file_name() == "sys" {
+        // What a link leads to is allowed by its own place, or is not to be.
+        if entry.file_name() == "sys" || entry.file_type()?.is_symlink() {
             continue;
         }
         // What cannot be opened cannot be written either.

@@ -29,7 +29,7 @@ pub use init::detach_standard_streams;
 use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
-pub use stranded::{Stranded, cgroups_below_root, end_descendants, inherit_orphans};
+pub use stranded::{Ending, Stranded, cgroups_below_root, end_descendants, inherit_orphans};
 pub use terminal::bring_to_front;
 
 /// This program's own file, also when an upgrade has put another in its place.
@@ -95,11 +95,13 @@ impl LinuxJob {
         // Whoever could write to another cgroup is kept out of it by Landlock, if by nothing else.
         let own_uid = rustix::process::geteuid().as_raw();
         let separate = spec.program.user.as_ref().is_some_and(|user| user.uid != own_uid && user.uid != 0);
-        let landlock = cgroup.is_some() && !separate && containment.landlock && host.landlock > 0;
-        let confined = match (pid, separate && own_uid == 0, landlock) {
-            (true, ..) => Some("leaving prevented: pid namespace"),
-            (_, true, _) => Some("leaving prevented: cgroup owned by root"),
-            (_, _, true) => Some("leaving prevented: landlock"),
+        let may_leave = cgroup.is_some() && !separate;
+        // Without a PID namespace it can name its guardian: then Landlock keeps it from signalling that.
+        let landlock = (may_leave || !pid) && containment.landlock && host.landlock > 0;
+        let confined = match (pid, cgroup.is_some() && separate && own_uid == 0) {
+            (true, _) => Some("leaving prevented: pid namespace"),
+            (_, true) => Some("leaving prevented: cgroup owned by root"),
+            _ if cgroup.is_some() && landlock && procfs::cgroups_lie_below_sys() => Some("leaving prevented: landlock"),
             _ => None,
         };
         if tier == Tier::Tracked {
@@ -126,8 +128,10 @@ impl LinuxJob {
 
     /// The processes below this one, or below the job's init.
     fn descendants(&self) -> Vec<Stat> {
-        match &self.child {
+        // A process that was reaped has given its PID away: what is below that PID then is not ours.
+        match self.child.as_ref().filter(|child| !child.reaped) {
             Some(child) if self.namespaces.pid => procfs::descendants(&[child.id.pid]),
+            None if self.namespaces.pid => Vec::new(),
             // Where the job has no cgroup, all children of the guardian are the job's.
             _ if self.cgroup.is_none() => procfs::descendants(&[std::process::id()]),
             Some(child) => {
@@ -169,9 +173,14 @@ impl LinuxJob {
         if child.reaped {
             return true;
         }
-        let Ok(Some(status)) = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-        else {
-            return false;
+        let status = match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => status,
+            // Somebody else has reaped it: how it ended is not known, but it has.
+            Err(rustix::io::Errno::CHILD) => {
+                child.reaped = true;
+                return true;
+            }
+            _ => return false,
         };
         child.reaped = true;
         if !self.namespaces.pid {

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::job::{Process, ProcessId};
@@ -34,9 +36,38 @@ impl Stat {
     }
 }
 
-/// Reads `/proc/PID/stat`; `None` if there is no such process.
+/// What a look at all processes has found, and what kept it from seeing one of them. Processes that may not be looked at are
+/// other users'.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What was found.
+    pub found: Vec<Stat>,
+    /// Why that may not be all.
+    pub fault: Option<io::Error>,
+}
+
+/// Reads `/proc/PID/stat`; `None` if there is no such process, or it cannot be read.
 pub fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    look(pid).ok().flatten()
+}
+
+/// Reads `/proc/PID/stat`; `None` if there is no such process.
+///
+/// # Errors
+/// If it cannot be told.
+pub fn look(pid: u32) -> io::Result<Option<Stat>> {
+    let Some(bytes) = present(fs::read(format!("/proc/{pid}/stat")))? else { return Ok(None) };
+    let garbled = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood"));
+    parse_stat(&bytes).ok_or_else(garbled).map(Some)
+}
+
+/// Only these two answers mean that a process is not there; any other means that it could not be looked at.
+fn present<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
@@ -62,22 +93,76 @@ pub fn identity(pid: u32) -> Option<ProcessId> {
 }
 
 /// All process IDs.
-pub fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+fn pids() -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(found)
+}
+
+/// All processes of which `wanted` is told by their ID.
+fn processes(wanted: impl Fn(u32) -> io::Result<bool>) -> Seen {
+    let mut seen = Seen::default();
+    let all = pids().unwrap_or_else(|error| {
+        seen.fault = Some(error);
+        Vec::new()
+    });
+    for pid in all {
+        match wanted(pid).and_then(|wanted| if wanted { look(pid) } else { Ok(None) }) {
+            Ok(stat) => seen.found.extend(stat),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => seen.fault = Some(error),
+        }
+    }
+    seen
+}
+
+/// A descriptor of exactly the process `id`; `None` if it has ended, also when its PID was given to another, or if no
+/// descriptor can be had.
+pub fn open(id: ProcessId) -> Option<OwnedFd> {
+    open_exactly(id).ok().flatten()
 }
 
 /// A descriptor of exactly the process `id`; `None` if it has ended, also when its PID was given to another.
-pub fn open(id: ProcessId) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(id.pid).ok().filter(|pid| *pid > 1)?)?;
-    let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+///
+/// # Errors
+/// If it cannot be told, or the process is there and no descriptor can be had.
+pub fn open_exactly(id: ProcessId) -> io::Result<Option<OwnedFd>> {
+    let pid = i32::try_from(id.pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Ok(None) };
+    let fd = pidfd_open(pid, PidfdFlags::empty());
     // Looked up after the descriptor was taken: if it is the same process now, the descriptor is of it.
-    (identity(id.pid)? == id).then_some(fd)
+    if look(id.pid)?.is_none_or(|stat| stat.id != id) {
+        return Ok(None);
+    }
+    present(fd.map_err(io::Error::from))
+}
+
+/// The user that started `pid`; `None` if there is no such process. It may not be the one of the directory `/proc/PID`, which
+/// is root's where a process must not be traced.
+///
+/// # Errors
+/// If it cannot be told.
+pub fn user(pid: u32) -> io::Result<Option<u32>> {
+    let Some(status) = present(fs::read_to_string(format!("/proc/{pid}/status")))? else { return Ok(None) };
+    Ok(status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok()))
+}
+
+/// How many PID namespaces see `pid`, from that of `/proc` on; `None` if that cannot be told. Readable for everybody.
+pub fn namespace_depth(pid: u32) -> Option<usize> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix("NSpid:")?.split_ascii_whitespace().count()))
+}
+
+/// The processes below `roots`, by parentage, without the roots themselves and without dead ones, as far as they can be read.
+pub fn descendants(roots: &[u32]) -> Vec<Stat> {
+    below(roots).found
 }
 
 /// The processes below `roots`, by parentage, without the roots themselves and without dead ones.
-pub fn descendants(roots: &[u32]) -> Vec<Stat> {
-    let all: Vec<Stat> = pids().into_iter().filter_map(stat).collect();
+pub fn below(roots: &[u32]) -> Seen {
+    let Seen { found: all, fault } = processes(|_| Ok(true));
     let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
     for (index, process) in all.iter().enumerate() {
         children.entry(process.parent).or_default().push(index);
@@ -96,22 +181,23 @@ pub fn descendants(roots: &[u32]) -> Vec<Stat> {
             }
         }
     }
-    found
+    Seen { found, fault }
 }
 
 /// The processes whose environment holds `marker`, as `NAME=VALUE`, as far as they can be read.
 pub fn marked(marker: &[u8]) -> Vec<Stat> {
+    bearing(marker).found
+}
+
+/// The processes whose environment holds `marker`, as `NAME=VALUE`.
+pub fn bearing(marker: &[u8]) -> Seen {
     let own = std::process::id();
-    pids()
-        .into_iter()
-        .filter(|pid| *pid != own)
-        .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|one| one == marker))
-        })
-        .filter_map(stat)
-        .filter(|stat| !stat.is_dead())
-        .collect()
+    let mut seen = processes(|pid| {
+        let environ = if pid == own { None } else { present(fs::read(format!("/proc/{pid}/environ")))? };
+        Ok(environ.is_some_and(|environ| environ.split(|&byte| byte == 0).any(|one| one == marker)))
+    });
+    seen.found.retain(|stat| !stat.is_dead());
+    seen
 }
 
 /// The path of `pid` in the cgroup v2 hierarchy.
@@ -172,6 +258,14 @@ pub fn cgroup_mount(controller: Option<&str>) -> Option<std::path::PathBuf> {
         };
         wanted.then(|| Path::new(&unescape(mount.split(' ').nth(4).unwrap_or("/"))).to_owned())
     })
+}
+
+/// Whether every cgroup v2 mount is below `/sys`, so that who is kept out of that is kept out of all cgroups.
+pub(super) fn cgroups_lie_below_sys() -> bool {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut mounts =
+        text.lines().filter(|line| line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup2 ")));
+    mounts.all(|line| line.split(' ').nth(4).is_some_and(|place| place.starts_with("/sys/")))
 }
 
 /// Undoes the octal escapes of `/proc/self/mountinfo`.

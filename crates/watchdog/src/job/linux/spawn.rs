@@ -4,10 +4,11 @@
 //! can only be done from outside (ID maps, v1 groups, process group). With a PID namespace the cloned process becomes
 //! its init, which never executes anything else and starts the program as its child; see [`super::init`].
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, OsString, c_char};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -101,9 +102,13 @@ pub(super) fn spawn(
         // The gate closes unopened, and the process ends.
         return Err(Error::Containment(format!("the new process could not be prepared: {error}")));
     }
+    // What belongs to a workload must not be traced out of this process by another program of the same user.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::io::write(&gate, &[init::GO]).doing("open the gate")?;
-    let main = if namespaces.pid { Some(init::receive_main(&gate)?) } else { None };
+    let main = if namespaces.pid { init::receive_main(&gate).map(Some) } else { Ok(None) };
+    // Where the init ended early, it has said why.
     await_exec(failure, spec)?;
+    let main = main?;
     let reports = namespaces.pid.then_some(gate);
     Ok(Started { child, main, reports })
 }
@@ -262,7 +267,7 @@ impl Plan {
             cover: spec.containment.cover.clone(),
             keep: spec.secrets_dir.clone(),
             namespaces,
-            oom_score: fs::read("/proc/self/oom_score_adj").unwrap_or_default(),
+            oom_score: spec.program.oom_score.clone().unwrap_or_default().into_bytes(),
         })
     }
 
@@ -275,8 +280,24 @@ impl Plan {
             // Refused in some containers; then the outer /proc stays, in which it sees more, and can signal no more.
             let _ = cover::mount_proc();
         }
+        let place =
+            rustix::process::getcwd(Vec::new()).map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
         cover::cover(&self.cover, self.keep.as_deref())
-            .map_err(|errno| format!("estop's own directories could not be covered: {errno}"))
+            .map_err(|errno| format!("estop's own directories could not be covered: {errno}"))?;
+        // Whoever stands in a directory while it is covered still stands below the cover.
+        rustix::process::chdir("/").map_err(|errno| format!("its directory could not be left: {errno}"))?;
+        let Some(place) = self.directory.as_ref().or(place.as_ref().ok()) else { return Ok(()) };
+        if self.cover.iter().any(|covered| place.starts_with(covered)) {
+            return Err(format!(
+                "it was to start in {}, which is estop's own and out of its sight: start it elsewhere",
+                place.display()
+            ));
+        }
+        match rustix::process::chdir(place) {
+            // As an ordinary program: the directory it is told to start in is looked at once it is its user's.
+            Err(_) if self.directory.is_some() => Ok(()),
+            other => other.map_err(|errno| format!("it could not start in {}: {errno}", place.display())),
+        }
     }
 
     /// Becomes the program.
@@ -292,7 +313,9 @@ impl Plan {
         let setup = |what: &'static str| move |errno: Errno| Stage::Setup(format!("{what}: {errno}"));
         // Init made itself unreadable; the program decides for itself.
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
-        let _ = fs::write("/proc/self/oom_score_adj", &self.oom_score);
+        if !self.oom_score.is_empty() {
+            let _ = fs::write("/proc/self/oom_score_adj", &self.oom_score);
+        }
         restore_signals(&self.ignored_signals);
         if self.own_session {
             // Fails only for the leader of a session, which already has one of its own.
