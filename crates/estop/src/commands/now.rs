@@ -4,12 +4,13 @@ use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId, Trigger};
 use estop_watchdog::emergency::{self, Request, Stopped};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::stop::{Category, StopReport};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::brain::api::{self, Call};
 use crate::cli::{Output, output};
-use crate::engine::response::{self, Emergency};
+use crate::engine::record::Recording;
+use crate::engine::response::Emergency;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
@@ -44,7 +45,7 @@ impl Answer {
             reason: reason.to_owned(),
             latched,
             latch_durable: latched && stopped.latch_durable,
-            searched: stopped.searched.clone(),
+            searched: stopped.searched.iter().chain(&stopped.doubts).cloned().collect(),
             unreachable: stopped.unreachable.clone(),
             jobs: stopped.jobs.iter().map(|job| json!(job)).collect(),
             next_action,
@@ -58,32 +59,48 @@ impl Answer {
 /// Only for what is wrong with the request. A stop that is not proven is an answer.
 pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, output: &Output) -> Result<Code> {
     let category = Category::try_from(category).map_err(|message| Failure::usage(message, ""))?;
+    raise_descriptor_limit();
     let id = IncidentId::new().to_string();
+    let incident = Emergency {
+        id: Some(id.clone()),
+        began: Some(jiff::Timestamp::now()),
+        trigger: Trigger::Operator,
+        reason: reason.to_owned(),
+        workloads: Vec::new(),
+        protects: Vec::new(),
+        reports: Vec::new(),
+    };
+    let recording = Recording::begin(site, incident.clone(), names);
     let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });
-    let recorded = if stopped.jobs.is_empty() { None } else { Some(record(site, &id, reason, &stopped)) };
+    let recorded = recording.complete(of_stop(incident, &stopped));
+    let recorded = (!stopped.jobs.is_empty()).then_some(recorded);
     let next_action = next_action(&stopped, recorded.as_ref(), &id);
-    let answer = Answer::new(&stopped, recorded.is_some().then(|| id.clone()), reason, true, next_action);
+    let answer = Answer::new(&stopped, recorded.is_some().then(|| id.clone()), reason, stopped.latched, next_action);
     output.result(&answer, |answer| text(answer, &stopped.jobs));
     Ok(if stopped.is_proven() { Code::Done } else { Code::NotProven })
 }
 
-/// Records the incident and hands it to the daemon. Whether the daemon has taken it.
-fn record(site: &Site, id: &str, reason: &str, stopped: &Stopped) -> Result<bool> {
-    let emergency = Emergency {
-        id: Some(id.to_owned()),
-        trigger: Trigger::Operator,
-        reason: reason.to_owned(),
+/// A stop needs descriptors for every job: all that there may be. Only for commands that start nothing.
+pub(super) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // With fewer the stop may not be proven, and says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// The emergency with what its stop came to.
+fn of_stop(emergency: Emergency, stopped: &Stopped) -> Emergency {
+    Emergency {
         workloads: stopped.jobs.iter().map(|job| job.name.clone()).collect(),
         protects: stopped.protects.clone(),
         reports: stopped.jobs.clone(),
-    };
-    let (claim, incident) = response::open(site, &emergency)?;
-    drop(claim);
-    let left = incident.steps.iter().any(|step| !step.is_settled());
-    Ok(left && api::request(site, &Call::Resume { id: id.to_owned() }).is_ok())
+        ..emergency
+    }
 }
 
 fn next_action(stopped: &Stopped, recorded: Option<&Result<bool>>, id: &str) -> String {
+    if let Some(doubt) = stopped.doubts.first() {
+        return format!("Not everything could be looked at ({doubt}): put that right, then say `estop now` again.");
+    }
     if stopped.jobs.is_empty() {
         return "No job was found: look at `searched`, and check with `ps` whether the program runs outside estop."
             .to_owned();
@@ -118,7 +135,9 @@ fn text(answer: &Answer, jobs: &[StopReport]) -> String {
     for name in &answer.unreachable {
         text.push_str(&format!("the guardian of {name} did not answer; its job was ended without it\n"));
     }
-    if !answer.latch_durable && answer.latched {
+    if !answer.latched {
+        text.push_str("the latch is not set: nothing keeps the workloads from starting again\n");
+    } else if !answer.latch_durable {
         text.push_str("the latch could not be written to the disk: nothing keeps the workloads from starting again after a restart\n");
     }
     text.push_str(&answer.next_action);
@@ -146,6 +165,9 @@ pub(super) fn job_line(job: &StopReport) -> String {
             )
         })
         .collect();
+    if survivors.is_empty() {
+        return format!("{}: NOT proven empty after {}", job.name, output::seconds(job.stop_seconds));
+    }
     format!(
         "{}: NOT proven empty after {}; survivors:\n{}",
         job.name,

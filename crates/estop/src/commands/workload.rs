@@ -5,7 +5,7 @@ mod limits;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
-use estop_watchdog::emergency::Stopped;
+use estop_watchdog::emergency::{Stopped, end_stranded};
 use estop_watchdog::guardian::Client;
 use estop_watchdog::registry::{JobDir, RunDir};
 use estop_watchdog::stop::Category;
@@ -40,7 +40,7 @@ pub(super) fn start(site: &Site, names: &[String], output: &Output) -> Result<Co
 /// If the daemon is not there, or refuses, or a stop is not proven.
 pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
     let stopped = stop_all(site, names, "restarted by an operator")?;
-    if !stopped.jobs.iter().all(|job| job.proven_empty) {
+    if !is_clear(&stopped) {
         return Err(Failure::new(
             Code::NotProven,
             "not-proven",
@@ -57,8 +57,10 @@ pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<
 /// If one does not run, or its guardian does not answer.
 pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
     let stopped = stop_all(site, names, reason)?;
-    let proven = !stopped.jobs.is_empty() && stopped.jobs.iter().all(|job| job.proven_empty);
-    let next_action = if stopped.jobs.is_empty() {
+    let proven = !stopped.jobs.is_empty() && is_clear(&stopped);
+    let next_action = if !stopped.unreachable.is_empty() {
+        "Not every guardian answered: `estop now` with their names ends their jobs without them."
+    } else if stopped.jobs.is_empty() {
         "None of them was running: see `estop status`."
     } else if proven {
         "They are stopped; `estop start` starts them again."
@@ -73,24 +75,37 @@ pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output)
     Ok(if proven { Code::Done } else { Code::NotProven })
 }
 
+/// Whether every guardian answered, and what was stopped is proven empty.
+fn is_clear(stopped: &Stopped) -> bool {
+    stopped.unreachable.is_empty() && stopped.is_clear()
+}
+
 fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
+    super::now::raise_descriptor_limit();
     let run_dir = RunDir::at(&site.run_dir);
     let mut stopped =
         Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
     for name in names {
         let dir = run_dir.job(name);
-        if !dir.is_alive()? {
-            continue;
-        }
-        match Client::new(&dir)?.stop(Category::Ask, reason, STOP_WAIT) {
-            Ok(report) => stopped.jobs.push(report),
-            Err(estop_watchdog::Error::NoAnswer { name, .. }) => stopped.unreachable.push(name),
-            // It ended by itself in the meantime.
-            Err(_) if dir.outcome()?.is_some() || !dir.is_alive()? => {}
-            Err(error) => return Err(error.into()),
+        if dir.is_alive()? {
+            stop_one(&dir, reason, &mut stopped)?;
+        } else if dir.outcome()?.is_none() {
+            // Its guardian has died without a word. What it left is not asked first.
+            stopped.jobs.extend(end_stranded(&dir)?);
         }
     }
     Ok(stopped)
+}
+
+fn stop_one(dir: &JobDir, reason: &str, stopped: &mut Stopped) -> Result<()> {
+    match Client::new(dir).and_then(|mut client| client.stop(Category::Ask, reason, STOP_WAIT)) {
+        Ok(report) => stopped.jobs.push(report),
+        Err(estop_watchdog::Error::NoAnswer { name, .. }) => stopped.unreachable.push(name),
+        // It ended by itself in the meantime.
+        Err(_) if dir.outcome()?.is_some() || !dir.is_alive()? => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// Freezes workloads until they are thawed.
