@@ -1,7 +1,7 @@
 //! A lock on a file, which the kernel releases when the holder drops it or dies.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// An exclusive lock. Dropping it releases it; so does the death of the process.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -35,7 +35,7 @@ impl Lock {
             .open(path)
             .context("open the lock file", path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno).context("lock", path),
         }
@@ -57,6 +57,36 @@ impl Lock {
             std::thread::sleep(RETRY);
         }
     }
+
+    /// Whether somebody holds the lock on `path`, which need not exist. The look takes nothing from anybody: it neither keeps
+    /// another look from seeing the lock free, nor holds a lock when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be opened for another reason than its absence, or not be looked at.
+    pub fn is_held(path: &Path) -> Result<bool> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.context("open the lock file", path)?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            // Explicitly: a copy of this process made meanwhile would keep it.
+            Ok(()) => flock(&file, FlockOperation::Unlock).context("unlock", path).map(|()| false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(errno).context("look at the lock of", path),
+        }
+    }
+
+    /// Whether the file at `path` is the one that is locked. It is not if it was removed while the lock was waited for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if either file cannot be looked at.
+    pub fn is_on(&self, path: &Path) -> Result<bool> {
+        let own = self.file.metadata().context("look at", path)?;
+        match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            other => other.context("look at", path).map(|there| there.ino() == own.ino() && there.dev() == own.dev()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -73,5 +103,33 @@ mod tests {
         assert!(matches!(Lock::acquire(&path, Duration::from_millis(20)), Err(Error::Locked { .. })));
         drop(held);
         assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_look_sees_who_holds_it_and_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!Lock::is_held(&path).unwrap());
+        assert!(!path.exists(), "a look creates nothing");
+        let held = Lock::try_acquire(&path).unwrap().unwrap();
+        assert!(Lock::is_held(&path).unwrap());
+        drop(held);
+        let other_look = std::fs::File::open(&path).unwrap();
+        flock(&other_look, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(!Lock::is_held(&path).unwrap(), "another look is no holder");
+        drop(other_look);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_knows_whether_its_file_is_still_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = Lock::try_acquire(&path).unwrap().unwrap();
+        assert!(first.is_on(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!first.is_on(&path).unwrap());
+        let second = Lock::try_acquire(&path).unwrap().unwrap();
+        assert!(!first.is_on(&path).unwrap() && second.is_on(&path).unwrap());
     }
 }

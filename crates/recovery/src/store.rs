@@ -78,6 +78,27 @@ impl IncidentStore {
         Ok((claim, self.read(id)?))
     }
 
+    /// Whether there is a record of the incident, readable or not.
+    pub fn exists(&self, id: IncidentId) -> bool {
+        self.path(id).exists()
+    }
+
+    /// Removes the record of an incident that turned out to be none. Only whoever has just opened it may do that.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it can't be removed.
+    pub fn withdraw(&self, claim: Claim, id: IncidentId) -> Result<()> {
+        let lock = self.dir.join(format!("{id}.{LOCK_EXTENSION}"));
+        for path in [self.path(id), lock] {
+            match fs::remove_file(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(self.io("withdraw an incident from", source)),
+                _ => {}
+            }
+        }
+        drop(claim);
+        Ok(())
+    }
+
     /// All incidents, newest first, and what can't be read.
     ///
     /// # Errors

@@ -314,7 +314,7 @@ impl JobDir {
         Ok(())
     }
 
-    /// Undoes a claim by which nothing was changed: where the directory was empty before, it goes again.
+    /// Gives a directory back in which nothing was changed: where it is nobody's, it goes.
     pub(crate) fn give_back(&self, held: &Lock) {
         if matches!(self.current_id(), Ok(None)) {
             // An empty directory that stays is in nobody's way.
@@ -362,7 +362,11 @@ impl JobDir {
         let deadline = Instant::now() + CLOSING_WAIT;
         while self.current_id()?.as_deref() == Some(id) && Instant::now() < deadline {
             if let Some(lock) = self.lock(Instant::now() + LOOK_WAIT)? {
-                return Ok((self.current_id()?.as_deref() == Some(id)).then_some(lock));
+                if self.current_id()?.as_deref() == Some(id) {
+                    return Ok(Some(lock));
+                }
+                self.give_back(&lock);
+                return Ok(None);
             }
         }
         if self.current_id()?.as_deref() == Some(id) {
@@ -441,17 +445,16 @@ impl JobDir {
     /// # Errors
     /// If something in it cannot be removed.
     pub fn remove(&self, id: &str) -> Result<()> {
+        if let Some(lock) = self.settle(id)? {
+            return self.remove_held(&lock);
+        }
+        // Another job has the name, and has put this outcome aside by now.
         if let Some(aside) = self.aside(id) {
             remove_file(&aside)?;
         }
-        match self.settle(id)? {
-            Some(lock) => self.remove_held(&lock),
-            None => {
-                // Where that outcome was all that was left, the directory goes with it; otherwise it is not empty.
-                let _ = fs::remove_dir(&self.path);
-                Ok(())
-            }
-        }
+        // Where that outcome was all that was left, the directory goes with it; otherwise it is not empty.
+        let _ = fs::remove_dir(&self.path);
+        Ok(())
     }
 
     /// Removes the directory, whose lock the caller holds. The lock goes last: until then nobody else can take the directory.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use estop_durable::lock::Lock;
 use estop_recovery::IncidentStore;
 use estop_watchdog::job::Exit;
+use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -132,6 +133,7 @@ impl Brain {
 
     /// What a brain before this one, or an emergency without one, left undone: open incidents, and jobs of no workload.
     fn settle_the_past(&self) {
+        self.end_the_abandoned();
         match IncidentStore::open(&self.site.incidents()).and_then(|store| store.list()) {
             Ok(listing) => {
                 for error in listing.damaged {
@@ -144,6 +146,26 @@ impl Brain {
                 }
             }
             Err(error) => tracing::error!(%error, "the incidents cannot be read"),
+        }
+    }
+
+    /// Ends what dead guardians left of jobs that are no workload's; a workload's supervisor sees to its own.
+    fn end_the_abandoned(&self) {
+        let dirs = RunDir::at(&self.site.run_dir).jobs().unwrap_or_else(|error| {
+            tracing::error!(%error, "the run directory cannot be read");
+            Vec::new()
+        });
+        for dir in dirs.iter().filter(|dir| !self.orders.contains_key(dir.name())) {
+            let abandoned = || -> estop_watchdog::Result<Option<String>> {
+                let over = dir.is_alive()? || dir.outcome()?.is_some();
+                Ok(if over { None } else { dir.entry()?.map(|entry| entry.id) })
+            };
+            let ended = abandoned().and_then(|id| id.map_or(Ok(None), |id| settle_abandoned(dir, &id)));
+            match ended {
+                Ok(Some(report)) => tracing::error!(job = dir.name(), ?report, "its guardian had died; it was ended"),
+                Ok(None) => {}
+                Err(error) => tracing::error!(job = dir.name(), %error, "what its guardian left"),
+            }
         }
     }
 

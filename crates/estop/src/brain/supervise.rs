@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
-use estop_watchdog::emergency::end_stranded;
+use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams};
 use estop_watchdog::job::linux::procfs;
 use estop_watchdog::registry::{JobDir, Outcome};
 use estop_watchdog::stop::{Category, StoppedBy};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Brain, server};
@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Who ran for so long did not fail at the start.
 const STEADY: Duration = Duration::from_mins(1);
+/// How often is looked whether a guardian has ended.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a stop is waited for beyond the workload's grace.
 const STOP_WAIT: Duration = Duration::from_mins(4);
 
@@ -55,6 +57,8 @@ pub(super) struct Supervisor {
 /// A job that runs.
 struct Running {
     dir: JobDir,
+    /// The job's identifier.
+    id: String,
     /// Becomes true when the guardian has ended.
     ended: watch::Receiver<bool>,
     since: Instant,
@@ -144,11 +148,11 @@ impl Supervisor {
             };
             tracing::info!(workload = self.name, uptime_seconds = age.as_secs_f64(), "adopted");
             let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-            return Ok(Some(Running { dir, ended: watch_end(guardian, None), since }));
+            return Ok(Some(Running { dir, id: entry.id, ended: watch_end(guardian, None), since }));
         }
-        if dir.entry()?.is_some() {
+        if let Some(entry) = dir.entry()? {
             // It ended, or lost its guardian, while no brain was there.
-            self.settle(&dir).await?;
+            self.settle(&dir, &entry.id).await?;
         }
         Ok(None)
     }
@@ -194,7 +198,7 @@ impl Supervisor {
         let identity = procfs::identity(guardian.process.id()).and_then(procfs::open);
         let fd = identity
             .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
-        Ok(Running { dir: guardian.dir, ended: watch_end(fd, Some(guardian.process)), since: Instant::now() })
+        Ok(Running { dir: guardian.dir, id: guardian.id, ended: watch_end(fd, Some(guardian.process)), since: Instant::now() })
     }
 
     /// Nothing to read, and the log file to write to: the workload needs no brain to write.
@@ -226,7 +230,7 @@ impl Supervisor {
             self.inbox.close();
         }
         wait_for(&running.ended).await;
-        let outcome = self.settle(&running.dir).await;
+        let outcome = self.settle(&running.dir, &running.id).await;
         match outcome {
             Ok(Some(outcome)) if !shutdown && self.waiting.is_none() && self.is_wanted(&outcome) => {
                 self.again(running.since).await
@@ -256,22 +260,12 @@ impl Supervisor {
     }
 
     /// Takes note of how a job ended, ends what is left of it, and carries its incident through.
-    async fn settle(&mut self, dir: &JobDir) -> Result<Option<Outcome>> {
-        let entry = dir.entry()?;
-        let outcome = dir.outcome()?;
-        if outcome.is_none() {
-            let stranded = dir.clone();
-            let ended = tokio::task::spawn_blocking(move || end_stranded(&stranded))
-                .await
-                .map_err(|error| Failure::failed(error.to_string(), ""))??;
-            tracing::error!(workload = self.name, report = ?ended, "its guardian died; what was left of it was ended");
-            self.brain.learn(&self.name, |known| known.failure = Some("its guardian died".to_owned()));
-            if ended.is_none_or(|report| report.proven_empty) {
-                dir.remove()?;
-            }
+    async fn settle(&mut self, dir: &JobDir, id: &str) -> Result<Option<Outcome>> {
+        let entry = dir.entry()?.filter(|entry| entry.id == id);
+        let Some(outcome) = dir.outcome_of(id)? else {
+            self.settle_lost(dir, id).await?;
             return Ok(None);
-        }
-        let Some(outcome) = outcome else { return Ok(None) };
+        };
         tracing::info!(workload = self.name, exit = ?outcome.exit, stopped_by = ?outcome.stopped_by, reason = outcome.reason, "ended");
         self.brain.learn(&self.name, |known| known.last_exit = outcome.exit);
         if outcome.stopped_by == Some(StoppedBy::CriticalStop) {
@@ -290,8 +284,23 @@ impl Supervisor {
                 }
             }
         }
-        dir.remove()?;
+        let (dir, id) = (dir.clone(), id.to_owned());
+        // What cannot be removed is taken over by the next job of this name.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dir.remove(&id)).await {
+            tracing::warn!(workload = self.name, %error, "what is left of its directory");
+        }
         Ok(Some(outcome))
+    }
+
+    /// Ends what is left of a job whose guardian died.
+    async fn settle_lost(&self, dir: &JobDir, id: &str) -> Result<()> {
+        let (dir, id) = (dir.clone(), id.to_owned());
+        let ended = tokio::task::spawn_blocking(move || settle_abandoned(&dir, &id))
+            .await
+            .map_err(|error| Failure::failed(error.to_string(), ""))??;
+        tracing::error!(workload = self.name, report = ?ended, "its guardian died; what was left of it was ended");
+        self.brain.learn(&self.name, |known| known.failure = Some("its guardian died".to_owned()));
+        Ok(())
     }
 
     /// Whether the workload is to be started again after `outcome`.
@@ -351,24 +360,30 @@ fn snapshot_before(brain: &Brain, workload: &Workload) -> Result<Stores> {
 }
 
 /// Watches for the end of a guardian, and reaps it where this process is its parent.
-fn watch_end(guardian: OwnedFd, child: Option<Child>) -> watch::Receiver<bool> {
+fn watch_end(guardian: OwnedFd, mut child: Option<Child>) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
-    let wait = move || {
-        // An interrupted wait is begun again; any other failure must not look like the end.
-        while rustix::event::poll(&mut [PollFd::new(&guardian, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
-        if let Some(mut child) = child {
+    // A look now and then needs no thread, which a fork bomb may deny, and takes no failure for the end.
+    tokio::spawn(async move {
+        while !has_ended(&guardian) {
+            tokio::time::sleep(LOOK).await;
+        }
+        if let Some(child) = &mut child {
+            // It has ended: this does not wait.
             let _ = child.wait();
         }
         let _ = sender.send(true);
-    };
-    if let Err(error) = std::thread::Builder::new().name("guardian".to_owned()).stack_size(64 * 1024).spawn(wait) {
-        tracing::error!(%error, "a guardian cannot be watched");
-    }
+    });
     receiver
+}
+
+/// Whether the process that `pidfd` stands for has ended.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for the end that `ended` tells of.
 async fn wait_for(ended: &watch::Receiver<bool>) {
-    // Without its thread, nothing more is known of the guardian; that counts as its end.
+    // It is told before its sender goes; without a runtime nobody waits any more.
     let _ = ended.clone().wait_for(|ended| *ended).await;
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_recovery::{Event, Incident, StepState};
-use estop_watchdog::emergency::end_stranded;
-use estop_watchdog::guardian::{self, Streams};
+use estop_watchdog::emergency::settle_abandoned;
+use estop_watchdog::guardian::{self, Guardian, Streams};
 use estop_watchdog::job::Tier;
 use estop_watchdog::job::linux::{end_descendants, inherit_orphans};
 use estop_watchdog::latch::Latch;
-use estop_watchdog::registry::{JobDir, Outcome};
+use estop_watchdog::registry::Outcome;
 use estop_watchdog::stop::StoppedBy;
 use serde_json::json;
 
@@ -89,10 +89,11 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         inherit_orphans()?;
     }
     foreground.wait(&mut guardian.process, &guardian.dir);
-    let Some(outcome) = guardian.dir.outcome()? else { return Err(lost(&guardian.dir)) };
-    // What is needed of it is in memory now; a later run may have the name.
-    guardian.dir.remove()?;
-    let incident = recover(&site, &outcome, &stores, output)?;
+    let Some(outcome) = guardian.dir.outcome_of(&guardian.id)? else { return Err(lost(&guardian)) };
+    let incident = recover(&site, &outcome, &stores, output);
+    // What is left then is a small directory that the next job of this name takes over.
+    let _ = guardian.dir.remove(&guardian.id);
+    let incident = incident?;
 
     summarise(options, &outcome, incident.as_ref())?;
     Ok(exit_code(&outcome))
@@ -160,12 +161,14 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
 }
 
 /// The guardian ended without a word. Its job ended with it, or is ended here.
-fn lost(dir: &JobDir) -> Failure {
-    let stranded = end_stranded(dir);
+fn lost(guardian: &Guardian) -> Failure {
+    let stranded = settle_abandoned(&guardian.dir, &guardian.id);
     let orphans = end_descendants(ORPHANS_LIMIT);
     let (message, hint) = match stranded {
         Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
-        Ok(ref report) if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) => {
+        Ok(ref report)
+            if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) =>
+        {
             ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what")
         }
         Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),

@@ -44,14 +44,14 @@ impl Foreground {
     }
 
     /// From here on signals no longer end this process: they are kept for the command, which is about to be started.
-    pub fn keep_signals(&mut self) {
+    pub(super) fn keep_signals(&mut self) {
         // What the caller ignores stays ignored.
         let wanted = PASSED_ON.iter().filter(|signal| !self.ignored.contains(signal));
         self.signals = SignalsInfo::<WithOrigin>::new(wanted).ok();
     }
 
     /// Waits for the guardian to end, passing signals on meanwhile.
-    pub fn wait(&mut self, guardian: &mut Child, dir: &JobDir) {
+    pub(super) fn wait(&mut self, guardian: &mut Child, dir: &JobDir) {
         release_standard_streams();
         self.pass_signals_on(dir);
         // The guardian's status says nothing: the outcome does.

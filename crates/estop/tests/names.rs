@@ -1,0 +1,110 @@
+//! One name after another: jobs of the same name, of which one ends, or loses its guardian, while the next starts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod house;
+mod scene;
+
+use rustix::process::Signal;
+use scene::{Running, Scene, runs, signal, until};
+use serde_json::Value;
+
+#[test]
+fn a_run_that_ends_while_the_next_of_its_name_starts_keeps_its_end() {
+    let scene = Scene::new();
+    for _ in 0..8 {
+        let first = scene.spawn(&["run", "--name", "w", "--", "sh", "-c", "sleep 0.05; exit 7"]);
+        let others: Vec<_> =
+            (0..3).map(|_| scene.spawn(&["run", "--name", "w", "--", "sh", "-c", "sleep 0.02; exit 7"])).collect();
+        for one in std::iter::once(first).chain(others) {
+            let outcome = one.wait();
+            let refused = outcome.code == 4 && outcome.stderr.contains("already running");
+            assert!(outcome.code == 7 || refused, "{outcome:?}");
+        }
+    }
+    let left = std::fs::read_dir(scene.run_dir().join("jobs"))
+        .unwrap()
+        .flatten()
+        .map(|dir| std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>());
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<Vec<std::path::PathBuf>>::new());
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn a_job_is_not_ended_by_the_run_of_an_earlier_one_of_its_name() {
+    let scene = Scene::new();
+    let first = begin(&scene, &[], "first");
+    kill_guardian(&scene, &first);
+    follow(&scene, first);
+}
+
+#[test]
+fn what_a_dead_guardian_left_is_ended_before_the_next_job_of_its_name_starts() {
+    let scene = Scene::new();
+    let first = begin(&scene, &["--no-pid-namespace"], "first");
+    let record = record(&scene);
+    kill_guardian(&scene, &first);
+    if record["tier"] == "kernel" {
+        assert!(!scene.workload_alive().is_empty(), "there is something to end");
+        return follow(&scene, first);
+    }
+    // Without a group of its own nobody but its own run can tell whether all of it has ended: its record must not go.
+    let refused = scene.run(&["run", "--name", "w", "--", "true"]).expect(125);
+    assert!(refused.stderr.contains("earlier w"), "{refused:?}");
+    first.signal(Signal::CONT);
+    first.wait().expect(125);
+    scene.run(&["run", "--name", "w", "--", "true"]).expect(0);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn the_daemon_ends_what_dead_guardians_left_of_runs() {
+    let scene = Scene::new();
+    let first = begin(&scene, &["--no-pid-namespace"], "first");
+    let record = record(&scene);
+    kill_guardian(&scene, &first);
+    // Its run cannot see to it any more.
+    first.signal(Signal::KILL);
+    first.wait();
+    let daemon = scene.up();
+    if record["tier"] == "kernel" {
+        until("what was left is ended", || scene.workload_alive().is_empty());
+        until("its record is gone", || !scene.run_dir().join("jobs/w").exists());
+    }
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    scene.json(if record["tier"] == "kernel" { 3 } else { 0 }, &["now"]);
+    scene.expect_nothing_left();
+}
+
+fn begin(scene: &Scene, options: &[&str], sign: &str) -> Running {
+    let path = scene.path().join(sign).display().to_string();
+    scene.guard("w", options, &["sh", "-c", &format!("sleep 1000 & touch {path}; wait")], sign)
+}
+
+fn record(scene: &Scene) -> Value {
+    serde_json::from_slice(&std::fs::read(scene.run_dir().join("jobs/w/job.json")).unwrap()).unwrap()
+}
+
+/// Kills the guardian while its run cannot notice.
+fn kill_guardian(scene: &Scene, run: &Running) {
+    let guardian = record(scene)["guardian"]["pid"].as_u64().unwrap();
+    run.signal(Signal::STOP);
+    signal(u32::try_from(guardian).unwrap(), Signal::KILL);
+    until("the guardian has ended", || !runs(guardian));
+}
+
+/// Starts a second job of the name, and lets the first one's run notice only then.
+fn follow(scene: &Scene, first: Running) {
+    let mut second = begin(scene, &[], "second");
+    let alive = scene.workload_alive();
+    assert_eq!(alive.values().filter(|arguments| arguments.starts_with("sleep")).count(), 1, "{alive:#?}");
+    first.signal(Signal::CONT);
+    let lost = first.wait().expect(125);
+    assert!(lost.stderr.contains("guardian died"), "{lost:?}");
+    assert!(second.is_alive());
+    assert_eq!(scene.status("w")["state"], "running");
+    scene.json(0, &["now"]);
+    second.wait().expect(124);
+    scene.expect_nothing_left();
+}
