@@ -37,8 +37,8 @@ fn prepare(scene: &Scene, options: &[&str]) -> (Running, Vec<String>) {
     let program = scene.path().join("estop-copy");
     std::fs::copy(house::ESTOP, &program).unwrap();
     if scene.is_ordinary() {
-        scene.give(&kb);
-        scene.give(&note);
+        crate::scene::give(&kb);
+        crate::scene::give(&note);
     }
     let mut child =
         scene.command(&["secret", "put", "other"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();

@@ -10,9 +10,9 @@ use crate::scene::{Scene, until};
 /// A workload that ruins its store on a word, and holds a secret.
 fn house(scene: &Scene, limits: &str) {
     scene.house().file("kb/note", "as it was");
-    let kb = scene.path().join("kb");
+    let kb = scene.path().join("kb").display().to_string();
     let body = "echo > sign; while [ ! -e ruin ]; do sleep 0.02; done; echo ruined > kb/note; echo > kb/more; echo > ruined; sleep 1000";
-    let directory = scene.path();
+    let directory = scene.path().display().to_string();
     scene.house().config(&format!(
         "[store.kb]\npath = {kb:?}\n[secret.key]\ngenerate = {{ length = 20 }}\n\
          [workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\ndirectory = {directory:?}\nstores = [\"kb\"]\nprotect = [\"kb\"]\n\

@@ -49,7 +49,7 @@ fn delivers(user: &str) {
          [secret.other]\ngenerate = {{ length = 30 }}\n\
          [workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\n{user}\nsecrets = {{ KEY = \"a/key\" }}\nsecret_files = {{ file = \"a/key\" }}\n\
          environment = {{ STATE = {:?} }}\n",
-        scene.house().state_dir()
+        scene.house().state_dir().display().to_string()
     ));
     scene.house().feed(&["secret", "put", "a/key"], FIRST).expect(0);
     scene.house().feed(&["secret", "put", "other"], "not-its-own").expect(0);

@@ -19,8 +19,8 @@ impl Bystander {
 
     fn id(&self) -> Value {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
-        let start: u64 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
-        json!({"pid": self.0.id(), "start_time": start})
+        let begun: u64 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
+        json!({"pid": self.0.id(), "start_time": begun})
     }
 
     fn is_alive(&self) -> bool {
@@ -185,7 +185,7 @@ fn a_record_that_others_could_have_written_is_not_followed() {
     if crate::scene::is_root() {
         // An ordinary user's record leads to that user's processes only, and the bystander is root's.
         forge(&path, &record);
-        scene.give(&path);
+        crate::scene::give(&path);
         expect_alive("another user's record");
     }
     signal(bystander.0.id(), Signal::KILL);

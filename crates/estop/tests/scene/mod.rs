@@ -63,19 +63,14 @@ impl Scene {
         // The build's directory need not be readable for others.
         scene.program = scene.path().join("bin-estop");
         std::fs::copy(ESTOP, &scene.program).unwrap();
-        scene.give(&scene.path());
-        scene.give(&scene.canary());
+        give(&scene.path());
+        give(&scene.canary());
         Some(scene)
     }
 
     /// Whether estop runs as the ordinary user.
     pub(crate) fn is_ordinary(&self) -> bool {
         self.ordinary
-    }
-
-    /// Makes `path` the ordinary user's.
-    pub(crate) fn give(&self, path: &Path) {
-        std::os::unix::fs::chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
     }
 
     /// Lets other users look for what they know by name.
@@ -339,6 +334,11 @@ pub(crate) fn signal(pid: u32, which: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     // It may have ended meanwhile.
     let _ = kill_process(pid, which);
+}
+
+/// Makes `path` the ordinary user's.
+pub(crate) fn give(path: &Path) {
+    std::os::unix::fs::chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
 }
 
 /// Whether the tests are run by root.
