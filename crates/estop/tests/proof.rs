@@ -39,8 +39,7 @@ fn now_with(scene: &Scene, limit: &str) -> house::Outcome {
 fn without_descriptors_it_is_never_a_success_while_something_runs() {
     let scene = Scene::new();
     let jobs: Vec<Running> = (0..6).map(|job| sleeper(&scene, &format!("w{job}"), &TRACKED)).collect();
-    // With four, each kill is tried in vain for as long as it may be.
-    for limit in [3].into_iter().chain(5..16) {
+    for limit in 3..16 {
         let outcome = now_with(&scene, &format!("-n {limit}"));
         let left = scene.workload_alive();
         assert!(outcome.code != 0 || left.is_empty(), "{limit} descriptors: {outcome:?}, alive: {left:#?}");
@@ -171,4 +170,20 @@ fn directories_that_a_record_names_are_not_removed() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     scene.json(3, &["now"]);
     assert!(bait.iter().all(|dir| dir.is_dir()));
+}
+
+/// As on a disk that does not answer: whoever opens the latch waits for ever.
+#[test]
+fn a_latch_that_never_answers_does_not_hold_up_the_kill() {
+    let scene = Scene::new();
+    let running = sleeper(&scene, "w", &[]);
+    let latch = scene.house().state_dir().join("latch/all");
+    std::fs::remove_file(&latch).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&latch).status().unwrap().success());
+    let answer = scene.json(0, &["now"]);
+    assert_eq!(answer["jobs"][0]["proven_empty"], true, "{answer:#}");
+    assert_eq!((&answer["latched"], &answer["latch_durable"]), (&false.into(), &false.into()), "{answer:#}");
+    std::fs::remove_file(&latch).unwrap();
+    running.wait();
+    scene.expect_nothing_left();
 }

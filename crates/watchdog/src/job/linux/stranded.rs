@@ -17,7 +17,7 @@ use crate::job::{ProcessId, Proof};
 use crate::registry::{CgroupId, Entry};
 use crate::stop::Survivor;
 
-/// How long a look that could not see everything is repeated.
+/// How long an attempt is repeated that could not look at everything, or not signal it.
 const DOUBT_LIMIT: Duration = Duration::from_millis(100);
 
 /// A job that is ended from outside.
@@ -128,11 +128,13 @@ impl Stranded {
             cgroup.wait_frozen(Duration::from_millis(100));
         }
         loop {
-            self.kill();
+            let fault = self.kill();
             let left = self.wait(Duration::from_millis(10));
-            let limit = if matches!(left, Left::Unknown(_)) { limit.min(DOUBT_LIMIT) } else { limit };
+            // Trying again helps against a process that is slow to end, but not against a want of descriptors.
+            let hopeless = fault.is_some() || matches!(left, Left::Unknown(_));
+            let limit = if hopeless { limit.min(DOUBT_LIMIT) } else { limit };
             if left == Left::Nothing || started.elapsed() >= limit {
-                return self.prove(left);
+                return self.prove(left, fault);
             }
         }
     }
@@ -160,19 +162,26 @@ impl Stranded {
         }
     }
 
-    fn kill(&self) {
+    /// Kills what it finds. What kept it from that, if anything did.
+    fn kill(&self) -> Option<std::io::Error> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }
         if let Some((_, init)) = &self.init {
             let _ = pidfd_send_signal(init.as_fd(), Signal::KILL);
         }
+        let mut fault = None;
         // By lineage first: an environment cannot be read while its process holds on to its memory.
         for seen in [Self::lineage, Self::bearers] {
-            for fd in seen(self).found.iter().filter_map(|stat| procfs::open(stat.id)) {
-                let _ = pidfd_send_signal(&fd, Signal::KILL);
+            for stat in seen(self).found {
+                match procfs::open_exactly(stat.id) {
+                    // It may have ended meanwhile, which is what was wanted.
+                    Ok(fd) => drop(fd.map(|fd| pidfd_send_signal(&fd, Signal::KILL))),
+                    Err(error) => fault = Some(error),
+                }
             }
         }
+        fault
     }
 
     fn wait(&self, wait: Duration) -> Left {
@@ -214,7 +223,7 @@ impl Stranded {
         )
     }
 
-    fn prove(&self, left: Left) -> Ending {
+    fn prove(&self, left: Left, fault: Option<std::io::Error>) -> Ending {
         let survivors: Vec<_> = self.members().found.iter().map(procfs::survivor).collect();
         let mut by = Vec::new();
         let empty = left == Left::Nothing;
@@ -225,7 +234,8 @@ impl Stranded {
         }
         let doubt = match left {
             Left::Unknown(doubt) => Some(doubt),
-            Left::Nothing | Left::Something => None,
+            Left::Something => fault.map(|error| format!("not every process could be signalled: {error}")),
+            Left::Nothing => None,
         };
         Ending { proof: Proof { empty, by, survivors }, doubt }
     }
