@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use estop_durable::lock::Lock;
 use estop_recovery::IncidentStore;
-use estop_watchdog::job::Exit;
 use estop_watchdog::emergency::settle_abandoned;
+use estop_watchdog::job::Exit;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::engine::keys::Keys;
 use crate::engine::response;
@@ -45,7 +45,8 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Brain {
     site: Site,
-    keys: Option<Keys>,
+    /// Opened when they are first needed: a Vault that is away must not keep running jobs from being adopted.
+    keys: OnceCell<Keys>,
     started: Instant,
     known: Mutex<BTreeMap<String, Known>>,
     orders: BTreeMap<String, mpsc::Sender<Order>>,
@@ -61,9 +62,6 @@ pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
     let lock = Lock::acquire(&run_dir.path().join("brain.lock"), LOCK_WAIT).map_err(|error| {
         Failure::new(Code::Refused, "locked", format!("another estop runs here: {error}"), "`estop down` ends it")
     })?;
-    let needs_keys = site.config.workloads.values().any(|workload| workload.secret_names().next().is_some())
-        || !site.config.secrets.is_empty();
-    let keys = if needs_keys { Some(Keys::open(&site).await?) } else { None };
     let (down, mut told_down) = mpsc::channel(1);
     let (mut orders, mut inboxes) = (BTreeMap::new(), Vec::new());
     for name in site.config.workloads.keys() {
@@ -71,7 +69,8 @@ pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
         orders.insert(name.clone(), sender);
         inboxes.push((name.clone(), inbox));
     }
-    let brain = Arc::new(Brain { site, keys, started: Instant::now(), known: Mutex::default(), orders, down });
+    let brain =
+        Arc::new(Brain { site, keys: OnceCell::new(), started: Instant::now(), known: Mutex::default(), orders, down });
     let listener = server::listen(&brain.site)?;
     tokio::spawn(server::serve(Arc::clone(&brain), listener));
     let supervisors: Vec<_> = inboxes
@@ -109,6 +108,14 @@ impl Brain {
     /// What is known of `name`.
     pub fn known(&self, name: &str) -> Known {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
+    }
+
+    /// The secrets, opened by now.
+    ///
+    /// # Errors
+    /// If their store is away or cannot be opened. It is tried again the next time.
+    async fn keys(&self) -> Result<&Keys> {
+        self.keys.get_or_try_init(|| Keys::open(&self.site)).await
     }
 
     fn learn(&self, name: &str, change: impl FnOnce(&mut Known)) {

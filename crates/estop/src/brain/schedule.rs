@@ -19,15 +19,15 @@ use crate::site::Site;
 const LOOK: Duration = Duration::from_secs(1);
 /// The snapshot that undoes a rollback is kept for so long, whatever the rules say.
 const SAFETY_KEPT: Duration = Duration::from_hours(7 * 24);
+/// After how long a store of secrets that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(30);
 /// How often versions are looked for whose overlap has ended.
 const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 
 /// Does what is due, for as long as the brain runs.
 pub(super) async fn run(brain: Arc<Brain>) {
     let mut last_expiry = tokio::time::Instant::now();
-    if let Some(keys) = &brain.keys {
-        resume_unfinished(&brain.site, keys).await;
-    }
+    let (mut resumed, mut next_try) = (false, tokio::time::Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
         for name in brain.site.config.stores.keys() {
@@ -39,12 +39,31 @@ pub(super) async fn run(brain: Arc<Brain>) {
                 Err(error) => tracing::error!(store = name, %error, "the scheduled snapshot"),
             }
         }
-        if let Some(keys) = &brain.keys {
+        if let Some(keys) = keys(&brain, &mut next_try).await {
+            if !resumed {
+                resume_unfinished(&brain.site, keys).await;
+                resumed = true;
+            }
             let expire = last_expiry.elapsed() >= EXPIRY_LOOK;
             if expire {
                 last_expiry = tokio::time::Instant::now();
             }
             rotate_due(&brain.site, keys, expire).await;
+        }
+    }
+}
+
+/// The secrets, where any are to be rotated and their store can be opened.
+async fn keys<'a>(brain: &'a Brain, next_try: &mut tokio::time::Instant) -> Option<&'a Keys> {
+    if brain.site.config.secrets.is_empty() || tokio::time::Instant::now() < *next_try {
+        return None;
+    }
+    match brain.keys().await {
+        Ok(keys) => Some(keys),
+        Err(error) => {
+            tracing::error!(%error, "the secrets cannot be opened");
+            *next_try = tokio::time::Instant::now() + RETRY;
+            None
         }
     }
 }

@@ -190,7 +190,9 @@ impl Supervisor {
             ignored_signals: Vec::new(),
             cgroup: true,
         };
-        let spec = launch.guardian_spec(self.brain.keys.as_ref(), &stores).await?;
+        let needs_keys = workload.secret_names().next().is_some();
+        let keys = if needs_keys { Some(self.brain.keys().await?) } else { None };
+        let spec = launch.guardian_spec(keys, &stores).await?;
         let streams = self.streams()?;
         let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams))
             .await
@@ -198,7 +200,12 @@ impl Supervisor {
         let identity = procfs::identity(guardian.process.id()).and_then(procfs::open);
         let fd = identity
             .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
-        Ok(Running { dir: guardian.dir, id: guardian.id, ended: watch_end(fd, Some(guardian.process)), since: Instant::now() })
+        Ok(Running {
+            dir: guardian.dir,
+            id: guardian.id,
+            ended: watch_end(fd, Some(guardian.process)),
+            since: Instant::now(),
+        })
     }
 
     /// Nothing to read, and the log file to write to: the workload needs no brain to write.
