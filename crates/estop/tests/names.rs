@@ -77,6 +77,40 @@ fn the_daemon_ends_what_dead_guardians_left_of_runs() {
     scene.expect_nothing_left();
 }
 
+#[test]
+fn an_end_is_told_and_its_incident_carried_through_when_the_disk_is_full() {
+    let scene = Scene::new();
+    std::fs::create_dir_all(scene.run_dir()).unwrap();
+    let Some(small) = SmallDisk::mount(&scene.run_dir()) else { return };
+    let running = begin(&scene, &["--time-max", "2s"], "first");
+    let full = std::fs::write(scene.run_dir().join("fill"), vec![1; 1 << 20]);
+    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let ended = running.wait().expect(124);
+    assert!(ended.stderr.contains("incident"), "{ended:?}");
+    let incidents = scene.json(0, &["incident", "list"]);
+    assert_eq!(incidents["incidents"][0]["trigger"], "limit", "{incidents:#}");
+    scene.expect_nothing_left();
+    drop(small);
+}
+
+/// A disk that is soon full.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount.
+    fn mount(path: &std::path::Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"]).arg(path);
+        mount.output().is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}
+
 fn begin(scene: &Scene, options: &[&str], sign: &str) -> Running {
     let path = scene.path().join(sign).display().to_string();
     scene.guard("w", options, &["sh", "-c", &format!("sleep 1000 & touch {path}; wait")], sign)
@@ -96,12 +130,14 @@ fn kill_guardian(scene: &Scene, run: &Running) {
 
 /// Starts a second job of the name, and lets the first one's run notice only then.
 fn follow(scene: &Scene, first: Running) {
+    let earlier = scene.workload_alive();
     let mut second = begin(scene, &[], "second");
-    let alive = scene.workload_alive();
-    assert_eq!(alive.values().filter(|arguments| arguments.starts_with("sleep")).count(), 1, "{alive:#?}");
+    let left: Vec<_> = earlier.keys().filter(|pid| runs(u64::from(**pid))).collect();
+    assert!(left.is_empty(), "{left:?} of {earlier:#?}");
     first.signal(Signal::CONT);
     let lost = first.wait().expect(125);
-    assert!(lost.stderr.contains("guardian died"), "{lost:?}");
+    // It may not even have heard that its command had begun.
+    assert!(lost.stderr.contains("guardian") && lost.stderr.contains("died"), "{lost:?}");
     assert!(second.is_alive());
     assert_eq!(scene.status("w")["state"], "running");
     scene.json(0, &["now"]);

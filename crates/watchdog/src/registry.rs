@@ -8,11 +8,14 @@
 //!   jobs/NAME/guardian.sock
 //!   jobs/NAME/secrets/     the workload's secret files
 //!   jobs/NAME/outcome.json how it ended
+//!   jobs/NAME/outcome      the same in short, where the disk was full
 //!   jobs/NAME/outcome.ID   how the job ID ended, if the name was taken again before its starter had read that
 //! ```
 //!
 //! Nothing in it is trusted beyond its owner: a record leads only to processes of the user that owns it, on the boot that
 //! wrote it, and to cgroups by their inode below estop's own root.
+
+mod reserve;
 
 use std::fs;
 use std::io::Read as _;
@@ -32,11 +35,14 @@ use crate::monitor::Peak;
 use crate::stop::{StopReport, StoppedBy};
 use crate::{Error, Result};
 
+pub(crate) use reserve::Reserve;
+
 /// The version of the records in the run directory.
 const SCHEMA_VERSION: u32 = 1;
 /// The files of a job's directory.
 const LOCK: &str = "lock";
 const ENTRY: &str = "job.json";
+const RESERVE: &str = "outcome";
 const OUTCOME: &str = "outcome.json";
 const OUTCOME_OF: &str = "outcome.";
 /// How long a guardian may take to put things away after its job has ended.
@@ -301,14 +307,13 @@ impl JobDir {
     /// # Errors
     /// If something in it cannot be removed.
     pub(crate) fn clear(&self, _held: &Lock) -> Result<()> {
-        let outcome = self.path.join(OUTCOME);
         if let Ok(Some(ended)) = self.outcome()
             && let Some(aside) = self.aside(&ended.id)
         {
-            fs::rename(&outcome, &aside).on("put aside", &outcome)?;
+            write_record(&aside, &ended)?;
         }
         self.drop_unread()?;
-        for stale in [self.socket(), self.path.join(ENTRY), outcome] {
+        for stale in [self.socket(), self.path.join(OUTCOME), self.path.join(RESERVE), self.path.join(ENTRY)] {
             remove_file(&stale)?;
         }
         Ok(())
@@ -406,19 +411,33 @@ impl JobDir {
     /// # Errors
     /// As for [`JobDir::entry`].
     pub fn outcome(&self) -> Result<Option<Outcome>> {
-        read_record(&self.path.join(OUTCOME))
+        match read_record(&self.path.join(OUTCOME))? {
+            Some(outcome) => Ok(Some(outcome)),
+            None => self.brief_outcome(),
+        }
+    }
+
+    /// What a guardian whose disk was full could say of the end.
+    fn brief_outcome(&self) -> Result<Option<Outcome>> {
+        let Some(brief) = Reserve::read(&self.path.join(RESERVE))? else { return Ok(None) };
+        Ok(self.entry()?.filter(|entry| brief.is_of(entry)).map(|entry| brief.outcome(&entry)))
+    }
+
+    /// Sets a place aside for the end of the job, so that a full disk does not keep it from being told.
+    pub(crate) fn reserve(&self) -> Result<Reserve> {
+        Reserve::create(&self.path.join(RESERVE))
     }
 
     pub(crate) fn write_entry(&self, entry: &Entry) -> Result<()> {
         write_record(&self.path.join(ENTRY), entry)
     }
 
-    /// Leaves how the job ended for whoever started it.
+    /// Leaves how the job ended for whoever started it; in short, in `reserve`, where the disk is full.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_outcome(&self, outcome: &Outcome) -> Result<()> {
-        write_record(&self.path.join(OUTCOME), outcome)
+    pub(crate) fn write_outcome(&self, outcome: &Outcome, reserve: &Reserve) -> Result<()> {
+        write_record(&self.path.join(OUTCOME), outcome).or_else(|_| reserve.write(outcome))
     }
 
     /// How the job `id` ended, also if the name is another job's by now.

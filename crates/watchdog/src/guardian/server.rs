@@ -19,7 +19,7 @@ use crate::job::linux::procfs;
 use crate::job::{Limits, ProcessId};
 use crate::ladder::{Breach, Rung, Thresholds};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
-use crate::registry::{JobDir, RunDir, is_below_a_guardian};
+use crate::registry::{JobDir, Reserve, RunDir, is_below_a_guardian};
 use crate::stop::{Category, StopReport, StoppedBy};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
@@ -48,6 +48,7 @@ pub(super) struct Prepared {
     pub(super) spec: GuardianSpec,
     pub(super) job: JobObjectManager,
     pub(super) dir: JobDir,
+    pub(super) reserve: Reserve,
     pub(super) socket: OwnedFd,
     pub(super) latch_own: LatchHandle,
     pub(super) latch_all: LatchHandle,
@@ -631,7 +632,7 @@ impl<'a> Server<'a> {
         let _ = std::fs::remove_dir_all(self.prepared.dir.secrets());
         let _ = std::fs::remove_file(self.prepared.dir.socket());
         // Without the outcome the starter reports that the guardian died, which is the truth about what it can know.
-        let _ = self.prepared.dir.write_outcome(&outcome);
+        let _ = self.prepared.dir.write_outcome(&outcome, &self.prepared.reserve);
         self.answer_waiting();
         self.helpers.finish(RECORD_WAIT);
         self.prepared.job.release();

@@ -18,7 +18,7 @@ use super::server::{Prepared, Server};
 use super::sockets;
 use super::spec::GuardianSpec;
 use super::surroundings::{close_on_exec, own_id, watch_now_file, watch_signals};
-use crate::emergency::end_abandoned;
+use crate::emergency::{end_abandoned, settle_abandoned};
 use crate::error::Context as _;
 use crate::job::linux;
 use crate::latch::{Handle as LatchHandle, Latch};
@@ -90,6 +90,8 @@ pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
             // A guardian that failed ends by itself; one that hangs does not.
             let _ = process.kill();
             let _ = process.wait();
+            // One that was killed may have started the program; what cannot be ended here, the next of this name ends.
+            let _ = settle_abandoned(&dir, &spec.job.id);
             Err(error)
         }
     }
@@ -198,6 +200,7 @@ fn set_up(
     latches: Latches,
     signals: OwnedFd,
 ) -> Result<Prepared> {
+    let reserve = dir.reserve()?;
     let socket = sockets::bound(&dir.socket())?;
     let (now_file, now_watch) = watch_now_file(run_dir)?;
     deliver_secret_files(&spec)?;
@@ -212,7 +215,7 @@ fn set_up(
     spec.job.program.environment.clear();
     spec.secret_files.clear();
     let Latches { own: latch_own, all: latch_all } = latches;
-    Ok(Prepared { spec, job, dir: dir.clone(), socket, latch_own, latch_all, now_file, now_watch, signals })
+    Ok(Prepared { spec, job, dir: dir.clone(), reserve, socket, latch_own, latch_all, now_file, now_watch, signals })
 }
 
 /// Limits the job, records it and starts its program.
