@@ -178,7 +178,8 @@ fn a_descriptor_that_was_handed_down_does_not_help() {
     }
 }
 
-/// Under estop's own user and without a namespace nothing prevents a signal to the guardian; it ends the job, not the guard.
+/// Under estop's own user, without a namespace and without Landlock, nothing prevents a signal to the guardian; it ends the
+/// job, not the guard.
 #[test]
 fn who_can_kill_its_guardian_ends_with_it() {
     for new in [|| Some(Scene::new()), Scene::ordinary as fn() -> Option<Scene>] {
@@ -187,7 +188,7 @@ fn who_can_kill_its_guardian_ends_with_it() {
         let body = format!(
             "{villain} session; {villain} daemon; {villain} nameless; while [ ! -s canary/nameless ]; do sleep 0.02; done; kill -9 $PPID; sleep 1000"
         );
-        scene.run(&["run", "--no-cgroup", "--no-pid-namespace", "--", "sh", "-c", &body]).expect(125);
+        scene.run(&["run", "--no-cgroup", "--no-pid-namespace", "--no-landlock", "--", "sh", "-c", &body]).expect(125);
         scene.expect_nothing_left();
     }
 }

@@ -95,7 +95,9 @@ fn workload(
         // A guardian that does not answer still holds its job: what its record says is what is known.
         Some(Err(error)) => {
             let entry = dir.and_then(|dir| dir.entry().ok().flatten());
-            json!({"state": "running", "pid": entry.as_ref().and_then(|entry| entry.handle.main).map(|main| main.pid),
+            let main = entry.as_ref().and_then(|entry| entry.handle.main);
+            // Before the program runs, the record names none.
+            json!({"state": if main.is_some() { "running" } else { "starting" }, "pid": main.map(|main| main.pid),
                 "tier": entry.as_ref().map(|entry| entry.tier), "isolation": entry.as_ref().map(|entry| entry.isolation),
                 "guardian": {"pid": entry.map(|entry| entry.guardian.pid), "alive": false}, "error": error.to_string()})
         }
