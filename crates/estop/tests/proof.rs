@@ -162,7 +162,9 @@ fn directories_that_a_record_names_are_not_removed() {
     scene.run(&["reset"]).expect(0);
     let tail = format!("estop/{}/w.{}", record["instance"].as_str().unwrap(), record["id"].as_str().unwrap());
     let bait = [scene.path().join("bait"), scene.path().join(tail)];
-    bait.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+    for dir in &bait {
+        std::fs::create_dir_all(dir).unwrap();
+    }
     record["handle"]["controllers"] = serde_json::json!(bait);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path.with_file_name("lock"), "").unwrap();

@@ -199,14 +199,17 @@ impl Stranded {
         if self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.wait_empty(Duration::ZERO) && !has_gone(cgroup.id())) {
             return Left::Something;
         }
+        // First what no process can hold up: reading environments is not.
+        let init_ended = self.init.as_ref().map_or(Ok(true), |(id, _)| has_ended(*id));
+        if matches!(init_ended, Ok(false)) {
+            return Left::Something;
+        }
         let seen = self.members();
         if !seen.found.is_empty() {
             return Left::Something;
         }
-        match self.init.as_ref().map_or(Ok(true), |(id, _)| has_ended(*id)) {
-            Ok(true) => {}
-            Ok(false) => return Left::Something,
-            Err(error) => return Left::Unknown(format!("cannot look at its init: {error}")),
+        if let Err(error) = init_ended {
+            return Left::Unknown(format!("cannot look at its init: {error}"));
         }
         if let Some(fault) = seen.fault {
             return Left::Unknown(format!("cannot look at every process: {fault}"));
