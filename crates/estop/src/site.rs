@@ -65,7 +65,7 @@ impl Site {
         let mut config = Config::default();
         config.estop = choice.file().map(|file| salvage(&file)).unwrap_or_default();
         // Which of these need a person's word cannot be read: then all do.
-        config.recovery.approval = config.recovery.on_critical_stop.clone();
+        config.recovery.approval.clone_from(&config.recovery.on_critical_stop);
         Ok((Self::of(choice, config, false)?, Some(broken)))
     }
 
