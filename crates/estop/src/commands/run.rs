@@ -166,9 +166,7 @@ fn lost(guardian: &Guardian) -> Failure {
     let orphans = end_descendants(ORPHANS_LIMIT);
     let (message, hint) = match stranded {
         Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
-        Ok(ref report)
-            if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) =>
-        {
+        Ok(ref report) if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) => {
             ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what")
         }
         Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),

@@ -2,8 +2,8 @@
 
 pub mod keys;
 pub mod launch;
-pub mod recorder;
 pub mod record;
+pub mod recorder;
 pub mod response;
 pub mod stores;
 pub mod user;

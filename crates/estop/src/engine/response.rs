@@ -355,8 +355,9 @@ impl Actions for Response {
         let stopped = emergency::critical_stop(&[self.instance()], request);
         // Here a job that is not found is one that has ended: neither its record nor its cgroup is there.
         let proven_empty = stopped.is_clear();
-        let detail =
-            object(json!({"jobs": stopped.jobs, "searched": stopped.searched, "doubts": stopped.doubts, "unreachable": stopped.unreachable}));
+        let detail = object(
+            json!({"jobs": stopped.jobs, "searched": stopped.searched, "doubts": stopped.doubts, "unreachable": stopped.unreachable}),
+        );
         Ok(Stopped { proven_empty, detail })
     }
 
