@@ -93,6 +93,45 @@ fn an_end_is_told_and_its_incident_carried_through_when_the_disk_is_full() {
     drop(small);
 }
 
+#[test]
+fn an_emergency_whose_guardian_died_is_carried_through_by_its_run() {
+    let scene = Scene::new();
+    let first = begin(&scene, &["--no-pid-namespace"], "first");
+    let proven = record(&scene)["tier"] == "kernel";
+    kill_guardian(&scene, &first);
+    let answer = scene.json(if proven { 0 } else { 3 }, &["now"]);
+    first.signal(Signal::CONT);
+    first.wait().expect(125);
+    if proven {
+        let shown = scene.json(0, &["incident", "show", answer["incident"].as_str().unwrap()]);
+        assert_eq!(shown["outcome"], "stopped", "{shown:#}");
+    }
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn one_emergency_of_many_jobs_is_one_incident_however_they_end() {
+    let scene = Scene::new();
+    let one = scene.guard("one", &[], &["sh", "-c", &touch(&scene, "one")], "one");
+    let other = scene.guard("other", &[], &["sh", "-c", &touch(&scene, "other")], "other");
+    let answer = scene.json(0, &["now", "--category", "1"]);
+    let (one, other) = (one.wait().expect(124), other.wait().expect(124));
+    let incidents = scene.json(0, &["incident", "list"]);
+    let incidents = incidents["incidents"].as_array().unwrap();
+    assert_eq!(incidents.len(), 1, "{incidents:#?}");
+    assert_eq!(incidents[0]["id"], answer["incident"]);
+    let shown = scene.json(0, &["incident", "show", answer["incident"].as_str().unwrap()]);
+    assert_eq!((&shown["workloads"], &shown["outcome"]), (&serde_json::json!(["one", "other"]), &"stopped".into()));
+    for ended in [one, other] {
+        assert!(ended.stderr.contains("CRITICAL_STOP"), "{ended:?}");
+    }
+    scene.expect_nothing_left();
+}
+
+fn touch(scene: &Scene, sign: &str) -> String {
+    format!("trap 'sleep 0.3; exit 0' TERM; touch {}; while :; do sleep 0.05; done", scene.path().join(sign).display())
+}
+
 /// A disk that is soon full.
 struct SmallDisk(std::path::PathBuf);
 

@@ -12,7 +12,7 @@ use estop_integrity::{NewSnapshot, Origin};
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams};
 use estop_watchdog::job::linux::procfs;
-use estop_watchdog::registry::{JobDir, Outcome};
+use estop_watchdog::registry::{Entry, JobDir, Outcome};
 use estop_watchdog::stop::{Category, StoppedBy};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -270,26 +270,13 @@ impl Supervisor {
     async fn settle(&mut self, dir: &JobDir, id: &str) -> Result<Option<Outcome>> {
         let entry = dir.entry()?.filter(|entry| entry.id == id);
         let Some(outcome) = dir.outcome_of(id)? else {
-            self.settle_lost(dir, id).await?;
+            self.settle_lost(dir, id, entry).await?;
             return Ok(None);
         };
         tracing::info!(workload = self.name, exit = ?outcome.exit, stopped_by = ?outcome.stopped_by, reason = outcome.reason, "ended");
         self.brain.learn(&self.name, |known| known.last_exit = outcome.exit);
         if outcome.stopped_by == Some(StoppedBy::CriticalStop) {
-            let (brain, ended, protects) =
-                (Arc::clone(&self.brain), outcome.clone(), entry.map(|entry| entry.protects).unwrap_or_default());
-            let run = tokio::task::spawn_blocking(move || {
-                response::attend(&brain.site, &ended, &protects, server::log_event)
-            })
-            .await;
-            match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
-                Ok(run) => {
-                    tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
-                }
-                Err(error) => {
-                    tracing::error!(workload = self.name, %error, "the incident could not be carried through");
-                }
-            }
+            self.attend(&outcome, entry.map(|entry| entry.protects).unwrap_or_default()).await?;
         }
         let (dir, id) = (dir.clone(), id.to_owned());
         // What cannot be removed is taken over by the next job of this name.
@@ -299,15 +286,34 @@ impl Supervisor {
         Ok(Some(outcome))
     }
 
-    /// Ends what is left of a job whose guardian died.
-    async fn settle_lost(&self, dir: &JobDir, id: &str) -> Result<()> {
+    /// Carries the incident of a job through that ended by an emergency.
+    async fn attend(&self, outcome: &Outcome, protects: Vec<String>) -> Result<()> {
+        let (brain, ended) = (Arc::clone(&self.brain), outcome.clone());
+        let run =
+            tokio::task::spawn_blocking(move || response::attend(&brain.site, &ended, &protects, server::log_event))
+                .await;
+        match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
+            Ok(run) => {
+                tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
+            }
+            Err(error) => tracing::error!(workload = self.name, %error, "the incident could not be carried through"),
+        }
+        Ok(())
+    }
+
+    /// Ends what is left of a job whose guardian died. If it died in an emergency, the rest of that follows.
+    async fn settle_lost(&self, dir: &JobDir, id: &str, entry: Option<Entry>) -> Result<()> {
         let (dir, id) = (dir.clone(), id.to_owned());
         let ended = tokio::task::spawn_blocking(move || settle_abandoned(&dir, &id))
             .await
             .map_err(|error| Failure::failed(error.to_string(), ""))??;
         tracing::error!(workload = self.name, report = ?ended, "its guardian died; what was left of it was ended");
         self.brain.learn(&self.name, |known| known.failure = Some("its guardian died".to_owned()));
-        Ok(())
+        let Some(entry) = entry else { return Ok(()) };
+        match response::outcome_of_lost(&self.brain.site, &entry, ended) {
+            Some(outcome) => self.attend(&outcome, entry.protects).await,
+            None => Ok(()),
+        }
     }
 
     /// Whether the workload is to be started again after `outcome`.

@@ -89,7 +89,9 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         inherit_orphans()?;
     }
     foreground.wait(&mut guardian.process, &guardian.dir);
-    let Some(outcome) = guardian.dir.outcome_of(&guardian.id)? else { return Err(lost(&guardian)) };
+    let Some(outcome) = guardian.dir.outcome_of(&guardian.id)? else {
+        return Err(lost(&site, &guardian, &stores, output));
+    };
     let incident = recover(&site, &outcome, &stores, output);
     // What is left then is a small directory that the next job of this name takes over.
     let _ = guardian.dir.remove(&guardian.id);
@@ -160,10 +162,17 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
     }
 }
 
-/// The guardian ended without a word. Its job ended with it, or is ended here.
-fn lost(guardian: &Guardian) -> Failure {
+/// The guardian ended without a word. Its job ended with it, or is ended here; if it died in an emergency, the rest of that
+/// follows.
+fn lost(site: &Site, guardian: &Guardian, stores: &Stores, output: &Output) -> Failure {
+    let entry = guardian.dir.entry().ok().flatten().filter(|entry| entry.id == guardian.id);
     let stranded = settle_abandoned(&guardian.dir, &guardian.id);
     let orphans = end_descendants(ORPHANS_LIMIT);
+    let report = stranded.as_ref().ok().cloned().flatten();
+    let outcome = entry.and_then(|entry| response::outcome_of_lost(site, &entry, report));
+    if let Some(Err(error)) = outcome.map(|outcome| recover(site, &outcome, stores, output)) {
+        output.note(&format!("estop: {error}"));
+    }
     let (message, hint) = match stranded {
         Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
         Ok(ref report) if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) => {

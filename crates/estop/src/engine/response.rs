@@ -15,8 +15,9 @@ use estop_secrets::rotate::Request;
 use estop_watchdog::emergency::{self, Groups, Instance};
 use estop_watchdog::guardian::Client;
 use estop_watchdog::latch::Entry as LatchEntry;
-use estop_watchdog::registry::{JobDir, Outcome, RunDir};
-use estop_watchdog::stop::{Category, StopReport};
+use estop_watchdog::monitor::Peak;
+use estop_watchdog::registry::{Entry as JobEntry, JobDir, Outcome, RunDir};
+use estop_watchdog::stop::{Category, StopReport, StoppedBy};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -137,6 +138,32 @@ pub fn attend(
     }
     let (_claim, incident) = open(site, &emergency)?;
     carry_through(site, incident, false, observer)
+}
+
+/// How the job of `entry` ended, whose guardian died before it could tell, if that was by an emergency: the latch says so.
+/// `report` is the stop of what the guardian left.
+pub fn outcome_of_lost(site: &Site, entry: &JobEntry, report: Option<StopReport>) -> Option<Outcome> {
+    let latched = site.latch().holds(&entry.name).ok().flatten()?;
+    let id: IncidentId = latched.incident.parse().ok()?;
+    let recorded = IncidentStore::open(&site.incidents()).is_ok_and(|store| store.exists(id));
+    Some(Outcome {
+        schema_version: 1,
+        name: entry.name.clone(),
+        id: entry.id.clone(),
+        tier: entry.tier,
+        isolation: entry.isolation,
+        exit: None,
+        stopped_by: Some(StoppedBy::CriticalStop),
+        stopped_at: Some(latched.since),
+        incident: Some(latched.incident),
+        opened_incident: !recorded && latched.by != "operator",
+        breach: None,
+        reason: latched.reason,
+        report,
+        peak: Peak::default(),
+        seconds: 0.0,
+        failure: None,
+    })
 }
 
 /// What becomes of an incident that whoever ordered the stop was to record.
