@@ -153,7 +153,13 @@ struct Ended {
 
 fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     let Some((entry, owner)) = dir.owned_entry()? else { return Ok(None) };
-    Ok(end_recorded(&entry, owner, dir.is_alive()?))
+    let alive = dir.is_alive()?;
+    let ended = end_recorded(&entry, owner, alive);
+    // Another user's paths may lead anywhere: those are that user's to clear.
+    if !alive && owner == rustix::process::geteuid().as_raw() {
+        abandoned::clear_secrets(dir, &entry.id);
+    }
+    Ok(ended)
 }
 
 fn end_recorded(entry: &Entry, owner: u32, alive: bool) -> Option<Ended> {

@@ -37,6 +37,16 @@ pub fn settle_abandoned(dir: &JobDir, id: &str) -> Result<Option<StopReport>> {
     Ok(report)
 }
 
+/// Removes the secret files of the job `id`, whose guardian has died, unless the name is another job's by now.
+pub(super) fn clear_secrets(dir: &JobDir, id: &str) {
+    if dir.secrets().exists()
+        && let Ok(Some(_held)) = dir.settle(id)
+    {
+        // What cannot be removed, the next job of this name takes over.
+        let _ = remove_secrets(dir);
+    }
+}
+
 /// The plaintext of secrets that a workload no longer needs.
 fn remove_secrets(dir: &JobDir) -> Result<()> {
     match std::fs::remove_dir_all(dir.secrets()) {
