@@ -92,9 +92,10 @@ def shell_inside(program, at):
     terminal.type("fg\n")
     terminal.expect(r"sleep 1000\r\n")
     terminal.press("\x1a", r"Stopped\s+sleep 1000")
-    terminal.type("kill -9 $(jobs -p); wait; cat\n")
-    terminal.expect("cat\r\n")
-    terminal.press("\x03", r"\^C\r\n.*\$ ")
+    # What is typed may be echoed twice, by the terminal and by the shell; what is printed cannot be taken for it.
+    terminal.type("kill -9 $(jobs -p); wait; echo in''front; cat\n")
+    terminal.expect("infront\r\n")
+    terminal.press("\x03", r"\$ ")
     # Not `exit`, which a key that was pressed once too often, and stopped the cat too, would hold up.
     terminal.type("exec sh -c 'exit 7'\n")
     terminal.ends_with(7)
@@ -112,7 +113,7 @@ def suspended(program, at):
     """Ctrl-Z stops it for the calling shell, fg goes on, and afterwards the terminal is the shell's."""
     terminal = at(["bash", "--norc", "-i"])
     terminal.expect(r"\$ ")
-    terminal.type(" ".join(program) + " sh -c 'echo rea''dy; read line; echo got $line; exit 3'\n")
+    terminal.type(" ".join(program) + " sh -c 'echo rea''dy; while read line; do echo got $line; test $line = word && exit 3; done'\n")
     terminal.expect("ready")
     terminal.type("\x1a")
     terminal.expect("Stopped")
