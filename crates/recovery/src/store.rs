@@ -91,7 +91,9 @@ impl IncidentStore {
         let lock = self.dir.join(format!("{id}.{LOCK_EXTENSION}"));
         for path in [self.path(id), lock] {
             match fs::remove_file(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(self.io("withdraw an incident from", source)),
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.io("withdraw an incident from", source));
+                }
                 _ => {}
             }
         }
