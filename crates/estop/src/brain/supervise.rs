@@ -7,8 +7,6 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use estop_integrity::progress::Silent;
-use estop_integrity::{NewSnapshot, Origin};
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams};
 use estop_watchdog::job::linux::procfs;
@@ -21,7 +19,6 @@ use super::{Brain, server};
 use crate::config::{Restart, Workload};
 use crate::engine::launch::{Launch, Stores};
 use crate::engine::response;
-use crate::engine::stores::JobWriters;
 use crate::failure::{Failure, Result};
 
 /// The first pause before a restart; each further one is twice as long.
@@ -362,13 +359,10 @@ impl Supervisor {
     }
 }
 
-/// The snapshots to which the stores are put back.
+/// Finds the stores of `workload` and makes the snapshots of before its run.
 fn snapshot_before(brain: &Brain, workload: &Workload) -> Result<Stores> {
     let stores = Stores::of(&brain.site, workload)?;
-    for place in &stores.protects {
-        let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
-        place.open()?.create(&wanted, &JobWriters::of(&brain.site, place), &Silent)?;
-    }
+    stores.snapshot_before_run(&brain.site)?;
     Ok(stores)
 }
 

@@ -10,7 +10,7 @@ use estop_secrets::{Secret, SecretName, SecretValue, Version};
 
 use crate::cli::Output;
 use crate::cli::output::{printable, seconds, table};
-use crate::engine::keys::Keys;
+use crate::engine::keys::{Keys, exposed_to};
 use crate::engine::launch::block_on;
 use crate::engine::response::is_complete;
 use crate::failure::{Code, Failure, Result};
@@ -83,7 +83,7 @@ pub(super) fn rotate(site: &Site, which: &Which, how: How, output: &Output) -> R
 
 fn names(site: &Site, keys: &Keys, which: &Which) -> Result<Vec<SecretName>> {
     let wanted: Vec<String> = match &which.exposed_to {
-        Some(workload) => keys.exposed_to(std::slice::from_ref(workload))?.into_iter().collect(),
+        Some(workload) => exposed_to(&keys.ledger, std::slice::from_ref(workload))?.into_iter().collect(),
         None if which.all => site.config.secrets.keys().cloned().collect(),
         None => which.names.clone(),
     };

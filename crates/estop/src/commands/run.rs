@@ -8,8 +8,6 @@ mod foreground;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use estop_integrity::progress::Silent;
-use estop_integrity::{NewSnapshot, Origin};
 use estop_recovery::{Event, Incident, StepState};
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Guardian, Streams};
@@ -25,7 +23,6 @@ use crate::config::{Command as Argv, OnBrainLoss, Period, Workload};
 use crate::engine::keys::Keys;
 use crate::engine::launch::{Launch, Stores, block_on, check_name};
 use crate::engine::response;
-use crate::engine::stores::JobWriters;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
@@ -66,7 +63,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
     let workload = workload(options);
     let stores = Stores::of(&site, &workload)?;
-    protect(&site, &stores)?;
+    stores.snapshot_before_run(&site)?;
     let mut foreground = foreground::Foreground::enter();
     let launch = Launch {
         site: &site,
@@ -137,15 +134,6 @@ fn workload(options: &RunArguments) -> Workload {
         brain_loss_grace: Period::from_secs(0),
         ..Workload::new(Argv::default())
     }
-}
-
-/// The snapshots to which the stores are put back.
-fn protect(site: &Site, stores: &Stores) -> Result<()> {
-    for place in &stores.protects {
-        let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
-        place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
-    }
-    Ok(())
 }
 
 /// A guardian's failure to start, with the exit code that callers of `timeout(1)` and the like expect.

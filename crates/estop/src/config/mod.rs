@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 use toml::de::{DeString, DeValue};
 
-pub use check::{KnownSecrets, Surroundings};
+pub use check::{KnownSecrets, Surroundings, is_name};
 pub use daemon::{Daemon, LogFormat, LogLevel};
 pub use document::KeyPath;
 pub use generate::{Alphabet, Encoding, Generate};

@@ -58,7 +58,7 @@ impl Keys {
             let options = LocalOptions::new(site.state_dir.join("secrets"), site.state_dir.join("secrets.key"))?;
             Arc::new(EmbeddedStore::open(options)?)
         };
-        let ledger = Arc::new(ExposureLedger::new(site.state_dir.join("exposure")));
+        let ledger = Arc::new(ledger(site));
         let cache =
             Arc::new(SecretCache::new(Arc::clone(&store), CachePolicy { max_age: MAX_AGE, ..CachePolicy::default() }));
         Ok(Self { store, cache, ledger, site: site.clone() })
@@ -126,18 +126,23 @@ impl Keys {
             }
         })
     }
+}
 
-    /// The names of all secrets that `workloads` were ever given.
-    ///
-    /// # Errors
-    /// If the ledger cannot be read.
-    pub fn exposed_to(&self, workloads: &[String]) -> Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        for workload in workloads {
-            names.extend(self.ledger.exposed_to(workload)?.into_keys().map(String::from));
-        }
-        Ok(names)
+/// The ledger of `site`.
+pub fn ledger(site: &Site) -> ExposureLedger {
+    ExposureLedger::new(site.state_dir.join("exposure"))
+}
+
+/// The names of all secrets that `workloads` were ever given.
+///
+/// # Errors
+/// If the ledger cannot be read.
+pub fn exposed_to(ledger: &ExposureLedger, workloads: &[String]) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for workload in workloads {
+        names.extend(ledger.exposed_to(workload)?.into_keys().map(String::from));
     }
+    Ok(names)
 }
 
 fn vault_options(vault: &config::Vault) -> Result<VaultOptions> {

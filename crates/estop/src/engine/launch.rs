@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use estop_integrity::progress::Silent;
+use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::exposure::{Channel, Exposure};
 use estop_secrets::{SecretName, SecretValue};
 use estop_watchdog::guardian::{GuardianSpec, OWN_VARIABLES, OnBrainLoss, OnBreach};
@@ -14,7 +16,7 @@ use estop_watchdog::ladder::{Steps, Thresholds};
 use estop_watchdog::registry::RunDir;
 
 use super::keys::Keys;
-use super::stores::{Place, vaults};
+use super::stores::{JobWriters, Place, vaults};
 use super::user::{self, Account};
 use crate::config::{self, Workload};
 use crate::failure::{Code, Failure, Result};
@@ -59,6 +61,18 @@ impl Stores {
     pub fn of(site: &Site, workload: &Workload) -> Result<Self> {
         let find = |names: &[String]| names.iter().map(|name| Place::find(site, name)).collect::<Result<Vec<_>>>();
         Ok(Self { writes: find(&workload.stores)?, protects: find(&workload.protect)? })
+    }
+
+    /// Makes the snapshots to which the protected stores are put back.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn snapshot_before_run(&self, site: &Site) -> Result<()> {
+        for place in &self.protects {
+            let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
+            place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
+        }
+        Ok(())
     }
 
     fn all(&self) -> impl Iterator<Item = &Place> {
@@ -231,9 +245,7 @@ pub fn this_process() -> ProcessId {
 /// # Errors
 /// What is wrong with it.
 pub fn check_name(name: &str) -> Result<()> {
-    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let rest = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
-    if first && rest && name.len() <= 63 {
+    if config::is_name(name) {
         return Ok(());
     }
     Err(Failure::usage(

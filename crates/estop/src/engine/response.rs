@@ -21,7 +21,7 @@ use estop_watchdog::stop::{Category, StopReport, StoppedBy};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::keys::Keys;
+use super::keys::{Keys, exposed_to, ledger};
 use super::launch::block_on;
 use super::stores::{JobWriters, Place};
 use crate::failure::{Failure, Result};
@@ -83,11 +83,7 @@ pub fn withdraw(site: &Site, claim: Claim, incident: &Incident) -> Result<()> {
 }
 
 fn plan(site: &Site, emergency: &Emergency) -> Result<Incident> {
-    let ledger = estop_secrets::ExposureLedger::new(site.state_dir.join("exposure"));
-    let mut exposed = std::collections::BTreeSet::new();
-    for workload in &emergency.workloads {
-        exposed.extend(ledger.exposed_to(workload)?.into_keys().map(String::from));
-    }
+    let exposed = exposed_to(&ledger(site), &emergency.workloads)?;
     let settings = site.config.recovery.settings(emergency.protects.iter().cloned().collect(), exposed);
     let plan = Plan::build(&settings)?;
     let mut incident =

@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use data_encoding::BASE64;
 use estop_secrets::exposure::Exposure;
-use estop_secrets::{ExposureLedger, Secret, SecretName, StoreError, Version, VersionInfo, VersionState};
+use estop_secrets::{Secret, SecretName, StoreError, Version, VersionInfo, VersionState};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::Output;
 use crate::cli::args::SecretCommand;
 use crate::cli::output::{moment, printable, table};
-use crate::engine::keys::Keys;
+use crate::engine::keys::{Keys, ledger};
 use crate::engine::launch::block_on;
 use crate::failure::Code;
 use crate::failure::{Failure, Result};
@@ -183,7 +183,7 @@ fn version_row(info: &VersionInfo) -> Vec<String> {
 
 /// Reads the ledger alone: who received what can be told while the store is away.
 fn exposure(site: &Site, name: SecretName, output: &Output) -> Result<Code> {
-    let exposures = ExposureLedger::new(site.state_dir.join("exposure")).exposure(&name)?;
+    let exposures = ledger(site).exposure(&name)?;
     output.result(&Deliveries { schema_version: 1, name, exposures }, |answer| {
         if answer.exposures.is_empty() {
             return format!("no workload was ever given {}", answer.name);

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use super::{Config, ConfigError, Invalid, Problem};
 
+pub use names::is_name;
+
 /// Which secrets there are already. Implemented by whoever has the secret store at hand.
 pub trait KnownSecrets {
     /// Whether a secret of this name is in the store.

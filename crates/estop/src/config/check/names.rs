@@ -25,8 +25,8 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// `[a-z0-9][a-z0-9._-]{0,62}`
-fn is_name(name: &str) -> bool {
+/// Whether `name` can be a workload's or a store's: `[a-z0-9][a-z0-9._-]{0,62}`.
+pub fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let mut bytes = name.bytes();
     bytes.next().is_some_and(plain)
