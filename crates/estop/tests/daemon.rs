@@ -6,6 +6,7 @@ mod house;
 mod daemon {
     mod adoption;
     mod incidents;
+    mod schedule;
     mod secrets;
     mod workloads;
 }

@@ -1,6 +1,5 @@
 //! Who writes to a store, seen from the store: what it needs of whoever runs programs.
 
-use std::any::Any;
 use std::fmt;
 
 use serde::Serialize;
@@ -28,21 +27,45 @@ impl fmt::Display for Writer {
     }
 }
 
+/// What makes writers stand still, until it is dropped.
+pub trait Hold: Send {
+    /// Whether every one of them has stood still from the first moment until now.
+    ///
+    /// # Errors
+    /// Who may have run meanwhile, for a person.
+    fn has_held(&mut self) -> std::result::Result<(), String>;
+}
+
+/// Nobody is held; or somebody who has no way to run.
+impl Hold for () {
+    fn has_held(&mut self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Writers that stand still until this is dropped.
 pub struct Frozen {
     names: Vec<String>,
-    _guard: Option<Box<dyn Any + Send>>,
+    hold: Box<dyn Hold>,
 }
 
 impl Frozen {
-    /// `names` stand still until `guard` is dropped.
-    pub fn new(names: Vec<String>, guard: impl Any + Send) -> Self {
-        Self { names, _guard: Some(Box::new(guard)) }
+    /// `names` stand still until `hold` is dropped.
+    pub fn new(names: Vec<String>, hold: impl Hold + 'static) -> Self {
+        Self { names, hold: Box::new(hold) }
     }
 
     /// There was nobody to freeze.
     pub fn nobody() -> Self {
-        Self { names: Vec::new(), _guard: None }
+        Self::new(Vec::new(), ())
+    }
+
+    /// Whether they have stood still until now.
+    ///
+    /// # Errors
+    /// As [`Hold::has_held`].
+    pub fn has_held(&mut self) -> std::result::Result<(), String> {
+        self.hold.has_held()
     }
 
     /// Who stands still.

@@ -12,7 +12,7 @@ use estop_integrity::progress::Silent;
 use estop_integrity::rollback::RollbackRequest;
 use estop_integrity::state::ChangeKind;
 use estop_integrity::verify::{FaultKind, sqlite_integrity};
-use estop_integrity::writers::{Frozen, Writer};
+use estop_integrity::writers::{Frozen, Hold, Writer};
 use estop_integrity::{Error, NewSnapshot, NoWriters, Origin, RecoveryPoint, SnapshotManager, Writers};
 use support::{Place, furnish, look, set_mtime, snapshot, to, wreck};
 
@@ -367,6 +367,28 @@ fn a_snapshot_says_whether_its_writers_stood_still() {
     let live = manager.create(&NewSnapshot::default(), &agent, &Silent).unwrap();
     assert_eq!(serde_json::to_value(live.consistency).unwrap(), "live");
     assert_eq!(live.freeze_error.as_deref(), Some("no cgroup"));
+    let let_go = manager.create(&NewSnapshot::default(), &LetGo, &Silent).unwrap();
+    assert_eq!(serde_json::to_value(let_go.consistency).unwrap(), "live");
+    assert_eq!(let_go.freeze_error.as_deref(), Some("agent ran on"));
+}
+
+/// A program that is let go before the snapshot has seen everything.
+struct LetGo;
+
+impl Writers for LetGo {
+    fn freeze(&self) -> Result<Frozen, String> {
+        Ok(Frozen::new(vec!["agent".to_owned()], Self))
+    }
+
+    fn alive(&self) -> Result<Vec<Writer>, String> {
+        Ok(Vec::new())
+    }
+}
+
+impl Hold for LetGo {
+    fn has_held(&mut self) -> Result<(), String> {
+        Err("agent ran on".to_owned())
+    }
 }
 
 #[test]

@@ -64,6 +64,13 @@ pub struct Request<'a> {
     pub incident: &'a str,
 }
 
+impl Request<'_> {
+    /// Whether the job called `name` is to be stopped.
+    pub fn concerns(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+}
+
 /// What was stopped.
 #[derive(Clone, Debug, Default)]
 pub struct Stopped {
@@ -190,8 +197,7 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
         stopped.doubts.push(error.to_string());
         request.names.iter().map(|name| run_dir.job(name)).collect()
     });
-    let wanted = |dir: &JobDir| request.names.is_empty() || request.names.iter().any(|name| name == dir.name());
-    for dir in dirs.into_iter().filter(wanted) {
+    for dir in dirs.into_iter().filter(|dir| request.concerns(dir.name())) {
         let entry = dir.entry();
         // Where it cannot be told, the guardian is asked, and the record says more.
         let alive = dir.is_alive().unwrap_or(true);
@@ -288,7 +294,7 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
     for path in groups.found {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
-        if !request.names.is_empty() && !request.names.contains(&name) {
+        if !request.concerns(&name) {
             continue;
         }
         match Stranded::of_cgroup(&path) {

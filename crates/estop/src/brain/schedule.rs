@@ -1,5 +1,6 @@
 //! What is due by itself: snapshots, rotations, the end of old versions.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::site::Site;
 
 /// How often is looked what is due.
 const LOOK: Duration = Duration::from_secs(1);
+/// After how long a store is looked at in any case: the clock may have been set, or somebody else made a snapshot.
+const STORE_LOOK: Duration = Duration::from_mins(1);
 /// The snapshot that undoes a rollback is kept for so long, whatever the rules say.
 const SAFETY_KEPT: Duration = Duration::from_hours(7 * 24);
 /// After how long a store of secrets that could not be opened is tried again.
@@ -28,15 +31,15 @@ const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 pub(super) async fn run(brain: Arc<Brain>) {
     let mut last_expiry = tokio::time::Instant::now();
     let (mut resumed, mut next_try) = (false, tokio::time::Instant::now());
+    let mut next_look = HashMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        for name in brain.site.config.stores.keys() {
-            let (site, name) = (brain.site.clone(), name.clone());
-            let store = name.clone();
-            match tokio::task::spawn_blocking(move || snapshot_if_due(&site, &store)).await {
-                Ok(Err(error)) => tracing::error!(store = name, %error, "the scheduled snapshot"),
-                Ok(Ok(())) => {}
-                Err(error) => tracing::error!(store = name, %error, "the scheduled snapshot"),
+        for (name, store) in &brain.site.config.stores {
+            let Some(every) = store.snapshot_every else { continue };
+            let now = tokio::time::Instant::now();
+            if next_look.get(name).is_none_or(|next| *next <= now) {
+                let left = look_at_store(&brain.site, name, every.duration()).await;
+                next_look.insert(name, now + left.clamp(LOOK, STORE_LOOK));
             }
         }
         if let Some(keys) = keys(&brain, &mut next_try).await {
@@ -68,25 +71,43 @@ async fn keys<'a>(brain: &'a Brain, next_try: &mut tokio::time::Instant) -> Opti
     }
 }
 
-fn snapshot_if_due(site: &Site, store: &str) -> Result<()> {
-    let Some(definition) = site.config.stores.get(store) else { return Ok(()) };
-    let Some(every) = definition.snapshot_every else { return Ok(()) };
+/// Makes the snapshot of a store that is due. How long it is until the next one.
+async fn look_at_store(site: &Site, store: &str, every: Duration) -> Duration {
+    let (site, name) = (site.clone(), store.to_owned());
+    match tokio::task::spawn_blocking(move || snapshot_if_due(&site, &name, every)).await {
+        Ok(Ok(left)) => return left,
+        Ok(Err(error)) => tracing::error!(store, %error, "the scheduled snapshot"),
+        Err(error) => tracing::error!(store, %error, "the scheduled snapshot"),
+    }
+    LOOK
+}
+
+fn snapshot_if_due(site: &Site, store: &str, every: Duration) -> Result<Duration> {
     let place = Place::find(site, store)?;
     let manager = place.open()?;
     let last = manager.list()?.into_iter().next_back().map(|snapshot| snapshot.created);
-    if last.is_some_and(|last| age(last) < every.duration()) {
-        return Ok(());
+    if let Some(left) = last.and_then(|last| every.checked_sub(age(last))).filter(|left| !left.is_zero()) {
+        return Ok(left);
     }
     let wanted = NewSnapshot { origin: Origin::Schedule, ..NewSnapshot::default() };
     manager.create(&wanted, &JobWriters::of(site, &place), &Silent)?;
-    prune(site, store, &manager)
+    prune(site, store, &manager)?;
+    Ok(every)
 }
 
-/// Rotates the snapshots of a store as configured; never while an incident is open.
+/// Rotates the snapshots of a store as configured; never while an incident is open, or a workload of the store is latched:
+/// until a person has looked, the newest snapshots may be of the damage, and an old one may be the good one.
 fn prune(site: &Site, store: &str, manager: &SnapshotManager) -> Result<()> {
     let incidents = estop_recovery::IncidentStore::open(&site.incidents())?.list()?;
     if !incidents.damaged.is_empty() || incidents.incidents.iter().any(estop_recovery::Incident::is_open) {
         return Ok(());
+    }
+    let latch = site.latch();
+    for (name, workload) in &site.config.workloads {
+        let concerned = workload.stores.iter().chain(&workload.protect).any(|written| written == store);
+        if concerned && latch.holds(name)?.is_some() {
+            return Ok(());
+        }
     }
     let outlived = |snapshot: &KBSnapshot| {
         snapshot.pinned && snapshot.origin == Origin::BeforeRollback && age(snapshot.created) > SAFETY_KEPT
@@ -123,6 +144,9 @@ async fn resume_unfinished(site: &Site, keys: &Keys) {
 async fn rotate_due(site: &Site, keys: &Keys, expire: bool) {
     for (name, secret) in &site.config.secrets {
         let result = async {
+            if secret.rotate_every.is_none() && !expire {
+                return Ok(());
+            }
             let name = SecretName::new(name.clone())?;
             let Some(document) = keys.store.load(&name).await? else { return Ok(()) };
             let since = document.info(document.current_version()).map(|info| info.created);

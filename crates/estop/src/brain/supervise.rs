@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams};
-use estop_watchdog::job::linux::procfs;
+use estop_watchdog::job::linux::{procfs, ready};
 use estop_watchdog::registry::{Entry, JobDir, Outcome};
 use estop_watchdog::stop::{Category, StoppedBy};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Brain, server};
@@ -371,7 +370,7 @@ fn watch_end(guardian: OwnedFd, mut child: Option<Child>) -> watch::Receiver<boo
     let (sender, receiver) = watch::channel(false);
     // A look now and then needs no thread, which a fork bomb may deny, and takes no failure for the end.
     tokio::spawn(async move {
-        while !has_ended(&guardian) {
+        while !ready::readable(&guardian, Duration::ZERO) {
             tokio::time::sleep(LOOK).await;
         }
         if let Some(child) = &mut child {
@@ -381,12 +380,6 @@ fn watch_end(guardian: OwnedFd, mut child: Option<Child>) -> watch::Receiver<boo
         let _ = sender.send(true);
     });
     receiver
-}
-
-/// Whether the process that `pidfd` stands for has ended.
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for the end that `ended` tells of.

@@ -114,12 +114,13 @@ impl Drop for Unnamed {
 fn workload(options: &RunArguments) -> Workload {
     let protect: Vec<String> = options.protect.iter().map(|dir| dir.display().to_string()).collect();
     let pairs = |pairs: &[Pair]| pairs.iter().map(|pair| (pair.target.clone(), pair.name.clone())).collect();
+    let defaults = Workload::new(Argv::default());
     Workload {
         memory_max: options.memory_max,
         cpu_max: options.cpu_max,
         pids_max: options.pids_max,
         time_max: options.time_max,
-        grace: options.grace.unwrap_or(Period::from_secs(10)),
+        grace: options.grace.unwrap_or(defaults.grace),
         on_breach: options.on_breach.into(),
         require_tier: options.require_tier.map(Into::into),
         user: options.user.clone(),
@@ -132,7 +133,7 @@ fn workload(options: &RunArguments) -> Workload {
         // Nobody is left to hear how it ends: it is stopped.
         on_brain_loss: OnBrainLoss::Stop,
         brain_loss_grace: Period::from_secs(0),
-        ..Workload::new(Argv::default())
+        ..defaults
     }
 }
 

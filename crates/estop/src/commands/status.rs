@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::brain::Known;
 use crate::brain::api::{self, Call};
 use crate::cli::{Output, output};
-use crate::failure::{Code, Failure, Result};
+use crate::failure::{Code, Result};
 use crate::site::Site;
 
 /// Shows the latch, the daemon, workloads, stores and secrets.
@@ -212,11 +212,7 @@ fn shown(value: &Value) -> String {
 /// # Errors
 /// If it does not run.
 pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
-    let dir = RunDir::at(&site.run_dir).job(name);
-    if !dir.is_alive()? {
-        return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));
-    }
-    let mut client = Client::new(&dir)?;
+    let mut client = super::workload::client(site, name)?;
     let (status, processes) = (client.status()?, client.inspect()?);
     let answer = json!({"schema_version": 1, "name": name, "status": running(&status), "processes": processes});
     output.result(&answer, |_| {

@@ -184,7 +184,11 @@ fn show(name: &str, text: &[u8], output: &Output) -> std::io::Result<()> {
     out.flush()
 }
 
-fn client(site: &Site, name: &str) -> Result<Client> {
+/// Speaks to the guardian of a workload.
+///
+/// # Errors
+/// If it does not run.
+pub(super) fn client(site: &Site, name: &str) -> Result<Client> {
     let dir: JobDir = RunDir::at(&site.run_dir).job(name);
     if !dir.is_alive()? {
         return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));

@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 use serde_spanned::Spanned;
 use toml::de::{DeString, DeValue};
 
+pub use estop_watchdog::guardian::{OnBrainLoss, OnBreach};
+pub use estop_watchdog::job::Tier;
+
 pub use check::{KnownSecrets, Surroundings, is_name};
 pub use daemon::{Daemon, LogFormat, LogLevel};
 pub use document::KeyPath;
@@ -40,7 +43,7 @@ pub use secret::{Secret, Subscriber};
 pub use store::{Keep, Store};
 pub use units::{Command, CpuPercent, Period, Size};
 pub use vault::{Auth, Vault};
-pub use workload::{Ladder, Limits, OnBrainLoss, OnBreach, Restart, Tier, Workload};
+pub use workload::{Ladder, Limits, Restart, Workload};
 
 use document::{Document, section};
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use estop_watchdog::guardian::{OnBrainLoss, OnBreach};
+use estop_watchdog::job::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -143,31 +145,6 @@ impl Workload {
     }
 }
 
-/// What happens when a limit is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnBreach {
-    /// Freeze it and hold it (category 2).
-    Freeze,
-    /// Ask, wait, then kill (category 1).
-    Stop,
-    /// The emergency: kill, latch, recover (category 0).
-    #[default]
-    CriticalStop,
-}
-
-/// How strong a containment is, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tier {
-    /// Subreaper, pidfds and a sweep: best effort.
-    Tracked,
-    /// A PID namespace, ended by its init.
-    Namespace,
-    /// A cgroup v2 or a Job Object: the kernel ends the whole tree.
-    Kernel,
-}
-
 /// Whether a workload is started again when it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -179,19 +156,6 @@ pub enum Restart {
     OnFailure,
     /// However it ended.
     Always,
-}
-
-/// What a guardian does without a daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnBrainLoss {
-    /// Goes on; limits hold all the same.
-    #[default]
-    Keep,
-    /// Freezes the workload until a daemon is back.
-    Freeze,
-    /// Stops the workload.
-    Stop,
 }
 
 /// The limit ladders of a workload: `memory.stop = "2GiB"`.

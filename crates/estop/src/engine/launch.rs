@@ -9,9 +9,9 @@ use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::exposure::{Channel, Exposure};
 use estop_secrets::{SecretName, SecretValue};
-use estop_watchdog::guardian::{GuardianSpec, OWN_VARIABLES, OnBrainLoss, OnBreach};
+use estop_watchdog::guardian::{GuardianSpec, OWN_VARIABLES};
 use estop_watchdog::job::linux::procfs;
-use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile, Tier};
+use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
 use estop_watchdog::registry::RunDir;
 
@@ -116,13 +116,13 @@ impl Launch<'_> {
             run_dir: run_dir.path().to_owned(),
             state_dir: self.site.state_dir.clone(),
             thresholds: thresholds(&workload.limits),
-            on_breach: on_breach(workload.on_breach),
+            on_breach: workload.on_breach,
             grace: workload.grace.duration(),
             freezable: workload.freezable,
             freeze_max: workload.freeze_max.duration(),
             sample_interval: SAMPLE_INTERVAL,
             brain: Some(this_process()),
-            on_brain_loss: on_brain_loss(workload.on_brain_loss),
+            on_brain_loss: workload.on_brain_loss,
             brain_loss_grace: workload.brain_loss_grace.duration(),
             stores: stores.all().map(|place| place.path.clone()).collect(),
             protects: stores.protects.iter().map(|place| place.name.clone()).collect(),
@@ -159,7 +159,7 @@ impl Launch<'_> {
         cover.sort_unstable();
         cover.dedup();
         Containment {
-            require_tier: self.workload.require_tier.map(tier),
+            require_tier: self.workload.require_tier,
             pid_namespace: self.workload.pid_namespace,
             new_privileges: self.workload.new_privs,
             landlock: self.workload.landlock,
@@ -293,30 +293,6 @@ fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64) -> Steps 
         throttle: ladder.throttle.map(&value),
         freeze: ladder.freeze.map(&value),
         stop: ladder.stop.map(&value),
-    }
-}
-
-fn tier(tier: config::Tier) -> Tier {
-    match tier {
-        config::Tier::Tracked => Tier::Tracked,
-        config::Tier::Namespace => Tier::Namespace,
-        config::Tier::Kernel => Tier::Kernel,
-    }
-}
-
-fn on_breach(on_breach: config::OnBreach) -> OnBreach {
-    match on_breach {
-        config::OnBreach::Freeze => OnBreach::Freeze,
-        config::OnBreach::Stop => OnBreach::Stop,
-        config::OnBreach::CriticalStop => OnBreach::CriticalStop,
-    }
-}
-
-fn on_brain_loss(on_brain_loss: config::OnBrainLoss) -> OnBrainLoss {
-    match on_brain_loss {
-        config::OnBrainLoss::Keep => OnBrainLoss::Keep,
-        config::OnBrainLoss::Freeze => OnBrainLoss::Freeze,
-        config::OnBrainLoss::Stop => OnBrainLoss::Stop,
     }
 }
 

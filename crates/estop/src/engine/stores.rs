@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use estop_integrity::snapshot::Retention;
 use estop_integrity::store::{StoreConfig, default_vault};
-use estop_integrity::writers::{Frozen, Writer};
+use estop_integrity::writers::{Frozen, Hold, Writer};
 use estop_integrity::{SnapshotManager, Store, Writers};
 use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
@@ -148,11 +148,11 @@ impl Writers for JobWriters {
         let mut held = Vec::new();
         for (dir, _) in self.jobs()?.into_iter().filter(|(_, alive)| *alive) {
             let mut client = Client::new(&dir).map_err(|error| error.to_string())?;
-            client.freeze(Some(FREEZE_HOLD)).map_err(|error| error.to_string())?;
-            held.push(Held { client });
+            let thaws = client.freeze(Some(FREEZE_HOLD)).map_err(|error| error.to_string())?.thaws;
+            held.push(Held { name: dir.name().to_owned(), client, thaws });
         }
         let names = self.jobs()?.iter().map(|(dir, _)| dir.name().to_owned()).collect();
-        Ok(Frozen::new(names, held))
+        Ok(Frozen::new(names, AllHeld(held)))
     }
 
     fn alive(&self) -> std::result::Result<Vec<Writer>, String> {
@@ -171,9 +171,29 @@ impl Writers for JobWriters {
     }
 }
 
+/// The jobs that stand still until this is dropped.
+struct AllHeld(Vec<Held>);
+
+impl Hold for AllHeld {
+    fn has_held(&mut self) -> std::result::Result<(), String> {
+        self.0.iter_mut().try_for_each(Held::has_held)
+    }
+}
+
 /// A job that stands still until this is dropped.
 struct Held {
+    name: String,
     client: Client,
+    /// How often it had been thawed when it was frozen.
+    thaws: u64,
+}
+
+impl Held {
+    fn has_held(&mut self) -> std::result::Result<(), String> {
+        let status = self.client.status().map_err(|error| error.to_string())?;
+        let still = matches!(status.state, State::Frozen | State::Held) && status.thaws == self.thaws;
+        if still { Ok(()) } else { Err(format!("{} did not stand still to the end of the snapshot", self.name)) }
+    }
 }
 
 impl Drop for Held {

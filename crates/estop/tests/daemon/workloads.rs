@@ -1,5 +1,10 @@
 //! Several workloads from one file: start, stop, restart, limits, output, ends.
 
+use std::time::Duration;
+
+use estop_watchdog::guardian::Client;
+use estop_watchdog::guardian::table::State;
+use estop_watchdog::registry::RunDir;
 use rustix::process::Signal;
 
 use crate::scene::{Scene, until};
@@ -142,4 +147,32 @@ fn an_idle_guardian_is_idle() {
     assert!(spent * 5 < passed, "{spent} ns of {passed} ns");
     scene.json(0, &["now"]);
     running.wait().expect(124);
+}
+
+/// A snapshot freezes by a lease, asks at its end whether the job was thawed meanwhile, and gives the lease back.
+#[test]
+fn a_job_that_several_hold_runs_when_the_last_lets_go_and_counts_it() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    let dir = RunDir::at(&scene.run_dir()).job("a");
+    let (mut one, mut other) = (Client::new(&dir).unwrap(), Client::new(&dir).unwrap());
+    let lease = Some(Duration::from_mins(1));
+    let frozen = one.freeze(lease).unwrap();
+    assert_eq!((frozen.state, frozen.thaws), (State::Frozen, 0));
+    other.freeze(lease).unwrap();
+    let held = one.end_lease().unwrap();
+    assert_eq!((held.state, held.thaws), (State::Frozen, 0), "somebody else still wants it to stand still");
+    let run_on = other.end_lease().unwrap();
+    assert_eq!((run_on.state, run_on.thaws), (State::Running, 1));
+
+    one.freeze(Some(Duration::from_millis(1))).unwrap();
+    until("the lease ends by itself", || one.status().unwrap().state == State::Running);
+    assert_eq!(one.freeze(lease).unwrap().thaws, 2);
+    scene.json(0, &["thaw", "a"]);
+    assert_eq!(one.status().unwrap().thaws, 3, "an operator does not wait for leases");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
 }

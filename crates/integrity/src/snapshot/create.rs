@@ -111,7 +111,7 @@ impl SnapshotManager {
         progress: &dyn Progress,
     ) -> Result<(Observation, Stillness)> {
         let first = self.observe(inner, progress)?;
-        let frozen = match writers.freeze() {
+        let mut frozen = match writers.freeze() {
             Ok(frozen) if frozen.names().is_empty() => return Ok((first, Stillness::live(None))),
             Ok(frozen) => frozen,
             Err(error) => return Ok((first, Stillness::live(Some(error)))),
@@ -121,12 +121,17 @@ impl SnapshotManager {
         interim.apply(first.changes.iter().cloned());
         let known = std::mem::replace(&mut inner.state, interim);
         let second = self.observe(inner, progress);
+        // A freeze is a lease: whoever takes long must ask whether it lasted.
+        let held = frozen.has_held();
         drop(frozen);
         let seconds = since.elapsed().as_secs_f64();
         inner.state = known;
         let second = second?;
         let changes = compose(&inner.state, first.changes, second.changes);
-        let stillness = Stillness { consistency: Consistency::Frozen, seconds, error: None };
+        let stillness = match held {
+            Ok(()) => Stillness { consistency: Consistency::Frozen, seconds, error: None },
+            Err(error) => Stillness { seconds, ..Stillness::live(Some(error)) },
+        };
         Ok((Observation { changes, ..second }, stillness))
     }
 

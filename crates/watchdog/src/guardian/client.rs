@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 
 use super::sockets;
 use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
+use crate::job::linux::ready;
 use crate::job::{Limits, Process};
 use crate::ladder::Thresholds;
 use crate::registry::JobDir;
@@ -86,8 +86,7 @@ impl Client {
             if left.is_zero() {
                 return Answer::Nothing;
             }
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout));
+            ready::readable(&self.socket, left);
         }
     }
 

@@ -7,12 +7,11 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 use crate::JobObjectManager;
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready};
 use crate::job::{Isolation, Limits, Process, Tier};
 use crate::ladder::Breach;
 use crate::monitor::{Peak, Sample};
@@ -125,9 +124,8 @@ impl Helpers {
             }
             Ok(Some(child)) => {
                 drop(gathering);
-                let timeout = Timespec { tv_sec: 0, tv_nsec: CAPTURE_BUDGET.subsec_nanos().into() };
                 // The end of the pipe is the sign; whatever else happens, the kill goes on.
-                let _ = poll(&mut [PollFd::new(&gathered, PollFlags::IN)], Some(&timeout));
+                ready::readable(&gathered, CAPTURE_BUDGET);
                 self.running.push(child);
             }
             Err(_) => {}
@@ -170,8 +168,7 @@ impl Helpers {
 fn ended_well(child: &Child, wait: Duration) -> Option<bool> {
     use rustix::io::Errno;
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
-    let _ = poll(&mut [PollFd::new(&child.fd, PollFlags::IN)], Some(&timeout));
+    ready::readable(&child.fd, wait);
     match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(Some(status)) => Some(status.exit_status() == Some(0)),
         // Reaped elsewhere: it has ended, and nobody knows how.

@@ -1,25 +1,26 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
+mod orders;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketAddrUnix;
 
 use super::evidence::{Evidence, Helpers, Recorder, Writing};
 use super::outcome::Record;
-use super::sockets::{self, Received};
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
-use super::surroundings::{Raised, own_id};
+use super::surroundings::Raised;
 use super::table::{Action, Event, State, action};
-use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
+use super::wire::DATAGRAM_LIMIT;
 use crate::JobObjectManager;
-use crate::job::linux::procfs;
-use crate::job::{Limits, ProcessId};
-use crate::ladder::{Breach, Rung, Thresholds};
+use crate::job::linux::{procfs, ready};
+use crate::job::{Limits, ProcessId, Tier};
+use crate::ladder::{Breach, Rung};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
-use crate::registry::{JobDir, Reserve, RunDir, is_below_a_guardian};
+use crate::registry::{JobDir, Reserve};
 use crate::stop::{Category, StopReport, StoppedBy};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
@@ -68,6 +69,28 @@ enum Holder {
     BrainLoss,
 }
 
+/// What calls for a `CRITICAL_STOP`.
+#[derive(Clone, Copy, Debug)]
+enum Trigger<'a> {
+    /// A limit was reached.
+    Limit,
+    /// Somebody wrote to the run directory's file `now`.
+    File,
+    /// Somebody ordered it.
+    Operator { category: Category, latch_all: bool, incident: Option<&'a str> },
+}
+
+impl Trigger<'_> {
+    /// As the latch names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::File => "file",
+            Self::Operator { .. } => "operator",
+        }
+    }
+}
+
 /// A guardian at work.
 pub(super) struct Server<'a> {
     prepared: Prepared,
@@ -86,6 +109,8 @@ pub(super) struct Server<'a> {
     throttled: bool,
     /// What was warned of last, and when.
     warned: Option<(crate::ladder::Metric, Instant)>,
+    /// How often the job was thawed.
+    thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
     confirmed: bool,
     /// How many processes there were when the job was asked to end.
@@ -114,6 +139,7 @@ impl<'a> Server<'a> {
             sample_interval,
             throttled: false,
             warned: None,
+            thaws: 0,
             confirmed: false,
             asked: 0,
             last_breach: None,
@@ -140,7 +166,6 @@ impl<'a> Server<'a> {
         let now = Instant::now();
         let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
         let left = next.saturating_duration_since(now);
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let idle = &self.prepared.socket;
         // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
         let mut fds = [idle; 8].map(|fd| PollFd::new(fd, PollFlags::IN));
@@ -156,7 +181,7 @@ impl<'a> Server<'a> {
             }
         }
         // An interruption only means that the looks below come earlier.
-        let _ = poll(&mut fds, Some(&timeout));
+        ready::any(&mut fds, left);
     }
 
     fn read_signals(&mut self) {
@@ -185,145 +210,7 @@ impl<'a> Server<'a> {
         let mut content = [0; 16];
         let length = self.prepared.now_file.read_at(&mut content, 0).unwrap_or(0);
         if content[..length].trim_ascii() == b"now" {
-            self.emergency(Category::Kill, true, "file", "written to the run directory's file `now`", None);
-        }
-    }
-
-    fn read_orders(&mut self) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        while let Some(received) = sockets::receive(&self.prepared.socket, &mut buffer) {
-            let (head, _) = buffer.split_at(received.length.min(DATAGRAM_LIMIT));
-            self.read_order(&received, head);
-        }
-        self.buffer = buffer;
-    }
-
-    fn read_order(&mut self, received: &Received, bytes: &[u8]) {
-        let Some(order) = Order::decode(bytes) else { return };
-        let from = received.from.as_ref();
-        let by_lineage = self.prepared.job.job().tier() == crate::job::Tier::Tracked;
-        match sockets::authorize(received.peer, by_lineage) {
-            Err(reason) => self.refuse(from, order.request, reason),
-            // Only the emergency weakens no guard, and waits for no look at files.
-            Ok(peer) if order.verb != Verb::Now && self.is_from_another_job(peer.pid) => {
-                self.refuse(from, order.request, "the caller is inside another job");
-            }
-            Ok(peer) => self.obey(&order, from, peer.pid),
-        }
-    }
-
-    fn is_from_another_job(&self, peer: u32) -> bool {
-        is_below_a_guardian(&RunDir::at(&self.prepared.spec.run_dir), peer)
-    }
-
-    fn obey(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>, peer: u32) {
-        let request = order.request;
-        match order.verb {
-            Verb::Status => self.answer(from, request, &self.status()),
-            Verb::Inspect => self.answer(from, request, &self.prepared.job.processes(1000)),
-            Verb::Signal => {
-                let result = i32::try_from(order.number).map_err(|_| "there is no such signal".to_owned());
-                self.conclude(
-                    from,
-                    request,
-                    result.and_then(|signal| self.prepared.job.signal(signal).map_err(|error| error.to_string())),
-                );
-            }
-            Verb::SetLimits => {
-                let result = self.set_limits(order.body);
-                self.conclude(from, request, result);
-            }
-            Verb::Adopt => {
-                self.adopt(peer);
-                self.answer(from, request, &self.status());
-            }
-            Verb::Freeze | Verb::Thaw => self.freeze_or_thaw(order, from),
-            Verb::Stop | Verb::Now => self.stop_ordered(order, from),
-        }
-    }
-
-    fn freeze_or_thaw(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
-        let event = if order.verb == Verb::Freeze { Event::Freeze } else { Event::Thaw };
-        if let Action::Refuse(reason) = action(self.state, event) {
-            return self.refuse(from, order.request, reason);
-        }
-        if event == Event::Freeze && !self.prepared.spec.freezable {
-            return self.refuse(from, order.request, "this workload is declared `freezable = false`");
-        }
-        let lease = u64::try_from(order.number).ok().filter(|number| *number > 0).map(Duration::from_millis);
-        match event {
-            Event::Freeze => self.hold(lease),
-            _ if lease.is_some() => self.end_lease(),
-            _ => self.happen(Event::Thaw, Category::Ask, None),
-        }
-        if event == Event::Freeze && !self.confirmed {
-            // A snapshot must not be called one moment when it is not. Without a lease the freeze stays asked for.
-            if lease.is_some() {
-                self.end_lease();
-            }
-            return self.refuse(
-                from,
-                order.request,
-                "the kernel has not confirmed the freeze; something waits uninterruptibly",
-            );
-        }
-        self.answer(from, order.request, &self.status());
-    }
-
-    /// Freezes for an operator, or for as long as a lease. A lease never loosens what an operator, or the loss of the brain,
-    /// holds; an operator's freeze outlasts every lease.
-    fn hold(&mut self, lease: Option<Duration>) {
-        let until = Instant::now() + lease.unwrap_or(self.prepared.spec.freeze_max);
-        match (self.state, lease) {
-            (State::Running, _) => {
-                self.happen(Event::Freeze, Category::Ask, lease);
-                self.holder = if lease.is_some() { Holder::Leases(1) } else { Holder::Operator };
-            }
-            (State::Frozen, Some(_)) => {
-                if let Holder::Leases(count) = &mut self.holder {
-                    *count += 1;
-                    self.deadline = self.deadline.max(Some(until));
-                }
-            }
-            (State::Frozen, None) => {
-                self.holder = Holder::Operator;
-                self.deadline = Some(until);
-            }
-            _ => {}
-        }
-    }
-
-    /// One of those who wanted it to stand still has what it wanted.
-    fn end_lease(&mut self) {
-        match &mut self.holder {
-            Holder::Leases(count) if *count > 1 => *count -= 1,
-            Holder::Leases(_) => self.happen(Event::LeaseOver, Category::Ask, None),
-            Holder::Operator | Holder::BrainLoss => {}
-        }
-    }
-
-    fn stop_ordered(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
-        self.reply(from, ReplyKind::Accepted, order.request, b"");
-        if let Some(from) = from
-            && self.waiting.len() < WAITING_LIMIT
-        {
-            self.waiting.push((from.clone(), order.request));
-        }
-        if order.verb == Verb::Now {
-            let incident = (!order.incident.is_empty()).then_some(order.incident);
-            self.emergency(order.category, order.latch_all, "operator", order.reason, incident);
-        } else {
-            if self.state != State::Ended {
-                self.record.blame(StoppedBy::Operator, order.reason);
-            }
-            let event = if order.category == Category::Kill { None } else { Some(Event::Stop) };
-            match event {
-                Some(event) => self.happen(event, Category::Ask, None),
-                None => self.perform(Action::Kill, Category::Kill, None),
-            }
-        }
-        if self.state == State::Survivors {
-            self.answer_waiting();
+            self.emergency(Trigger::File, "written to the run directory's file `now`");
         }
     }
 
@@ -346,11 +233,7 @@ impl<'a> Server<'a> {
     }
 
     fn look_at_brain(&mut self) {
-        let gone = |fd: &OwnedFd| {
-            let mut fds = [PollFd::new(fd, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-        };
-        if self.brain.as_ref().is_some_and(|(_, fd)| gone(fd)) {
+        if self.brain.as_ref().is_some_and(|(_, fd)| ready::readable(fd, Duration::ZERO)) {
             self.brain = None;
             self.brain_lost = Some(Instant::now());
         }
@@ -431,7 +314,7 @@ impl<'a> Server<'a> {
         self.record.breach = Some(breach);
         let reason = breach.to_string();
         match event {
-            Event::BreachCritical => self.emergency(Category::Kill, false, "limit", &reason, None),
+            Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
             Event::BreachFreeze => self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max)),
             _ => {
                 self.record.blame(StoppedBy::Limit, &reason);
@@ -452,7 +335,12 @@ impl<'a> Server<'a> {
     }
 
     /// `CRITICAL_STOP`.
-    fn emergency(&mut self, category: Category, latch_all: bool, by: &str, reason: &str, incident: Option<&str>) {
+    fn emergency(&mut self, trigger: Trigger<'_>, reason: &str) {
+        let (category, latch_all, incident) = match trigger {
+            Trigger::Limit => (Category::Kill, false, None),
+            Trigger::File => (Category::Kill, true, None),
+            Trigger::Operator { category, latch_all, incident } => (category, latch_all, incident),
+        };
         let over = self.state == State::Ended;
         if !over {
             self.record.blame(StoppedBy::CriticalStop, reason);
@@ -463,9 +351,9 @@ impl<'a> Server<'a> {
             }
         }
         let latching = Instant::now();
-        let latched = self.latch(latch_all, by, reason);
+        let latched = self.latch(latch_all, trigger.name(), reason);
         let latch_seconds = latching.elapsed().as_secs_f64();
-        let event = if by == "limit" { Event::BreachCritical } else { Event::Now };
+        let event = if matches!(trigger, Trigger::Limit) { Event::BreachCritical } else { Event::Now };
         // An emergency that asks first is one whose latch is set and whose kill waits for the grace.
         let ask = category == Category::Ask && matches!(self.state, State::Running | State::Frozen);
         if ask {
@@ -493,7 +381,7 @@ impl<'a> Server<'a> {
         };
         let handle = if all { &self.prepared.latch_all } else { &self.prepared.latch_own };
         // Where the proof is that no child is left, there must be no copy.
-        if self.prepared.job.job().tier() == crate::job::Tier::Tracked {
+        if self.prepared.job.job().tier() == Tier::Tracked {
             return handle.set(&entry).is_ok();
         }
         self.helpers.attempt(LATCH_WAIT, || handle.set(&entry).is_ok())
@@ -501,11 +389,9 @@ impl<'a> Server<'a> {
 
     fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
         let action = action(self.state, event);
-        if event == Event::BreachFreeze && action != Action::Nothing {
-            self.perform(action, category, hold);
-            self.state = if self.state == State::Frozen { State::Held } else { self.state };
-        } else {
-            self.perform(action, category, hold);
+        self.perform(action, category, hold);
+        if event == Event::BreachFreeze && action != Action::Nothing && self.state == State::Frozen {
+            self.state = State::Held;
         }
     }
 
@@ -514,7 +400,7 @@ impl<'a> Server<'a> {
             Action::Nothing | Action::Refuse(_) => {}
             Action::Emergency | Action::Kill => self.kill(category),
             Action::ThawAndAsk => {
-                self.prepared.job.thaw();
+                self.thaw();
                 self.ask();
             }
             Action::Ask => self.ask(),
@@ -532,7 +418,7 @@ impl<'a> Server<'a> {
             }
             Action::Thaw => {
                 let raised = Raised::new();
-                self.prepared.job.thaw();
+                self.thaw();
                 drop(raised);
                 self.state = State::Running;
                 self.deadline = None;
@@ -540,6 +426,11 @@ impl<'a> Server<'a> {
             Action::Finish => self.finish(),
             Action::Repeat => self.answer_waiting(),
         }
+    }
+
+    fn thaw(&mut self) {
+        self.thaws += 1;
+        self.prepared.job.thaw();
     }
 
     fn ask(&mut self) {
@@ -557,7 +448,7 @@ impl<'a> Server<'a> {
         let (incident, reason) = (self.record.incident.clone(), self.record.reason.clone());
         let blamed = self.record.stopped_by.is_some() && !retry;
         // A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there.
-        let by_copy = self.prepared.job.job().tier() != crate::job::Tier::Tracked;
+        let by_copy = self.prepared.job.job().tier() != Tier::Tracked;
         let mut kept = None;
         let raised = Raised::new();
         let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
@@ -638,47 +529,6 @@ impl<'a> Server<'a> {
         self.prepared.job.release();
     }
 
-    fn status(&self) -> Status {
-        let job = &self.prepared.job;
-        let sample = job.last_sample();
-        Status {
-            name: job.spec().name.clone(),
-            id: job.spec().id.clone(),
-            state: self.state,
-            guardian: own_id(),
-            main: job.main(),
-            tier: job.job().tier(),
-            isolation: job.isolation(),
-            enforced: job.job().enforced(),
-            limits: self.prepared.spec.job.limits,
-            thresholds: self.prepared.spec.thresholds,
-            processes: sample.map_or(0, |sample| sample.processes),
-            cpu_cores: sample.map_or(0.0, |sample| sample.cpu_cores),
-            memory_bytes: sample.map_or(0, |sample| sample.memory_bytes),
-            peak: job.monitor().peak(),
-            uptime_seconds: job.monitor().started().elapsed().as_secs_f64(),
-            last_breach: self.last_breach,
-        }
-    }
-
-    fn set_limits(&mut self, body: &[u8]) -> std::result::Result<(), String> {
-        let (limits, thresholds): (Limits, Thresholds) =
-            serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        self.prepared.spec.job.limits = limits;
-        self.prepared.spec.thresholds = thresholds;
-        let effective = self.prepared.spec.effective_thresholds(self.prepared.job.job().enforced().cpu);
-        self.throttled = false;
-        self.prepared.job.set_limits(limits, effective).map_err(|error| error.to_string())
-    }
-
-    fn adopt(&mut self, pid: u32) {
-        self.brain = procfs::identity(pid).and_then(|id| procfs::open(id).map(|fd| (id, fd)));
-        self.brain_lost = None;
-        if self.holder == Holder::BrainLoss {
-            self.happen(Event::Adopted, Category::Ask, None);
-        }
-    }
-
     /// Freezes until a brain is back; what an operator froze stays the operator's.
     fn lose_brain(&mut self) {
         let hold = self.prepared.spec.freeze_max;
@@ -687,37 +537,6 @@ impl<'a> Server<'a> {
             self.happen(Event::BrainLostFreeze, Category::Ask, Some(hold));
             self.holder = Holder::BrainLoss;
             self.deadline = Some(Instant::now() + hold);
-        }
-    }
-
-    fn conclude(&self, to: Option<&SocketAddrUnix>, request: u64, result: std::result::Result<(), String>) {
-        match result {
-            Ok(()) => self.answer(to, request, &self.status()),
-            Err(reason) => self.refuse(to, request, &reason),
-        }
-    }
-
-    fn answer_waiting(&mut self) {
-        for (to, request) in std::mem::take(&mut self.waiting) {
-            match &self.record.report {
-                Some(report) => self.answer(Some(&to), request, report),
-                None => self.refuse(Some(&to), request, "the job had ended by itself"),
-            }
-        }
-    }
-
-    fn answer(&self, to: Option<&SocketAddrUnix>, request: u64, body: &impl serde::Serialize) {
-        self.reply(to, ReplyKind::Done, request, &serde_json::to_vec(body).unwrap_or_default());
-    }
-
-    fn refuse(&self, to: Option<&SocketAddrUnix>, request: u64, reason: &str) {
-        self.reply(to, ReplyKind::Refused, request, &serde_json::to_vec(reason).unwrap_or_default());
-    }
-
-    fn reply(&self, to: Option<&SocketAddrUnix>, kind: ReplyKind, request: u64, body: &[u8]) {
-        if let Some(to) = to {
-            // A caller that has gone, or does not read, gets no answer; it looks at the job itself then.
-            let _ = sockets::send(&self.prepared.socket, &Reply { kind, request, body }.encode(), to);
         }
     }
 }

@@ -3,34 +3,35 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{JobSpec, ProcessId, SecretFile};
 use crate::ladder::{Rung, Steps, Thresholds};
 
-/// What a breach of a limit's top rung does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens when a limit is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBreach {
-    /// Freeze and hold.
+    /// Freeze it and hold it (category 2).
     Freeze,
-    /// Ask, wait, then kill.
+    /// Ask, wait, then kill (category 1).
     Stop,
-    /// `CRITICAL_STOP`.
+    /// The emergency: kill, latch, recover (category 0).
     #[default]
     CriticalStop,
 }
 
-/// What a guardian does when the brain is away for longer than [`GuardianSpec::brain_loss_grace`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a guardian does without a daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBrainLoss {
-    /// Go on; the limits are enforced as before.
+    /// Goes on; limits hold all the same.
     #[default]
     Keep,
-    /// Freeze until a brain is back.
+    /// Freezes the workload until a daemon is back.
     Freeze,
-    /// Stop.
+    /// Stops the workload.
     Stop,
 }
 
@@ -57,7 +58,7 @@ pub struct GuardianSpec {
     pub sample_interval: Duration,
     /// The brain, or the foreground process of `run`.
     pub brain: Option<ProcessId>,
-    /// What to do when it is away.
+    /// What to do when it is away for longer than `brain_loss_grace`.
     pub on_brain_loss: OnBrainLoss,
     /// How long it may be away.
     pub brain_loss_grace: Duration,

@@ -243,6 +243,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// The last breach.
     pub last_breach: Option<Breach>,
+    /// How often it was thawed. While that stays the same, a frozen job has not run.
+    pub thaws: u64,
 }
 
 #[cfg(test)]

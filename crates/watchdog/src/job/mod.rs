@@ -14,18 +14,19 @@ use std::time::Duration;
 pub use manager::JobObjectManager;
 pub use spec::{Bytes, Containment, JobSpec, Limits, Program, SecretFile, User};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::Reading;
 use crate::stop::Survivor;
 
-/// How strong a job's containment is. Always shown, never silently lowered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// How strong a containment is, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
     /// Subreaper, pidfds and a sweep: best effort.
     Tracked,
-    /// A PID namespace, which its init ends.
+    /// A PID namespace, ended by its init.
     Namespace,
     /// A cgroup v2 or a Job Object: the kernel ends the whole tree.
     Kernel,

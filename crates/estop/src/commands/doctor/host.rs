@@ -8,7 +8,6 @@ use estop_watchdog::job::{Containment, Enforced, JobSpec, Limits, Program, Tier}
 use estop_watchdog::ladder::Thresholds;
 
 use super::Check;
-use crate::config;
 use crate::site::Site;
 
 /// The tier that jobs here are of, and what it depends on.
@@ -37,7 +36,7 @@ fn tier_check(host: &Host, site: &Site) -> Check {
         .config
         .workloads
         .iter()
-        .filter(|(_, workload)| workload.require_tier.is_some_and(|required| tier < tier_of(required)))
+        .filter(|(_, workload)| workload.require_tier.is_some_and(|required| tier < required))
         .map(|(name, _)| name.as_str())
         .collect();
     let way_up = if host.root {
@@ -52,14 +51,6 @@ fn tier_check(host: &Host, site: &Site) -> Check {
         Tier::Kernel => Check::ok("tier", "kernel: the kernel ends a job's whole tree"),
         Tier::Namespace => Check::lacking("tier", "namespace: a job ends with the init of its PID namespace", way_up),
         Tier::Tracked => Check::lacking("tier", "tracked: jobs are followed by lineage, at best effort", way_up),
-    }
-}
-
-fn tier_of(tier: config::Tier) -> Tier {
-    match tier {
-        config::Tier::Tracked => Tier::Tracked,
-        config::Tier::Namespace => Tier::Namespace,
-        config::Tier::Kernel => Tier::Kernel,
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::config::host::{NoProgram, find_program, user_exists};
 use crate::config::problem::suggest;
-use crate::config::workload::{Ladder, OnBrainLoss, OnBreach, Workload};
 use crate::config::{Command, Config, KeyPath, Period, Problem};
+use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (name, workload) in &config.workloads {

@@ -9,9 +9,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
-use super::procfs;
+use super::{procfs, ready};
 use crate::error::Context as _;
 use crate::job::{Enforced, JobSpec, Limits};
 use crate::monitor::Reading;
@@ -298,8 +298,7 @@ impl Cgroup {
             }
             // The kernel signals at most one change in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), so this looks by itself too.
             let step = left.min(Duration::from_millis(1));
-            let timeout = Timespec { tv_sec: 0, tv_nsec: step.subsec_nanos().into() };
-            let _ = poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], Some(&timeout));
+            ready::any(&mut [PollFd::new(&self.events, PollFlags::PRI)], step);
         }
     }
 

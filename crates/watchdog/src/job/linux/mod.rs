@@ -6,6 +6,7 @@ mod cover;
 mod host;
 mod init;
 pub mod procfs;
+pub mod ready;
 mod spawn;
 mod stranded;
 mod terminal;
@@ -14,7 +15,6 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid};
 
 use super::spec::{Limits, MARKER};
@@ -351,9 +351,8 @@ impl Job for LinuxJob {
             if left.is_zero() {
                 return false;
             }
-            let timeout = Timespec { tv_sec: 0, tv_nsec: left.min(Duration::from_millis(1)).subsec_nanos().into() };
             match self.child.as_ref().filter(|child| !child.reaped) {
-                Some(child) => drop(poll(&mut [PollFd::new(&child.fd, PollFlags::IN)], Some(&timeout))),
+                Some(child) => drop(ready::readable(&child.fd, left.min(Duration::from_millis(1)))),
                 None => std::thread::sleep(left.min(Duration::from_micros(200))),
             }
         }
