@@ -1,5 +1,6 @@
 //! Where one estop lives: its configuration, its state directory, its run directory.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use estop_watchdog::emergency::{Groups, Instance};
@@ -108,9 +109,20 @@ impl Site {
     /// The state directory, made if it is absent.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be made, or others than its user can change what is in it: the latch, the incidents, the snapshots.
     pub fn open_state_dir(&self) -> Result<()> {
-        Ok(estop_durable::replace::create_dir(&self.state_dir, 0o700)?)
+        let path = &self.state_dir;
+        estop_durable::replace::create_dir(path, 0o700)?;
+        let metadata = std::fs::metadata(path).map_err(|error| Failure::io("look at", path, &error))?;
+        let own = rustix::process::geteuid().as_raw();
+        if metadata.uid() == own && metadata.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        let whose = format!("belongs to user {} with mode {:o}", metadata.uid(), metadata.mode() & 0o7777);
+        Err(Failure::usage(
+            format!("others could change the state in {}: it {whose}", path.display()),
+            format!("chown {own} {0} && chmod 700 {0}", path.display()),
+        ))
     }
 
     /// The latch.

@@ -221,3 +221,21 @@ fn root_in_a_namespace() {
         tried(Scene::new(), &[]).expect_held(&[]);
     }
 }
+
+/// Who can write to the state directory can forge the latch and take snapshots away.
+#[test]
+fn a_state_directory_that_others_can_change_is_refused_but_not_for_an_emergency() {
+    let scene = Scene::new();
+    let state = scene.path().join("shared");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let kb = scene.house().file("kb/note", "text");
+    let (state, kb) = (state.display().to_string(), kb.parent().unwrap().display().to_string());
+    for words in [&["run", "--", "true"][..], &["snapshot", "create", &kb], &["secret", "list"], &["up"]] {
+        let refused = scene.run(&[&["--state-dir", &state], words].concat());
+        assert!(refused.expect(2).stderr.contains("chmod 700"), "{words:?}");
+    }
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "something was written there");
+    scene.run(&["--state-dir", &state, "now"]).expect(3);
+    scene.expect_nothing_left();
+}

@@ -69,9 +69,20 @@ pub enum Subscriber {
     Webhook {
         /// Where to: https, or http on loopback.
         url: String,
-        /// The key of the signature; without one the message is not signed.
-        key: Option<SecretValue>,
+        /// What signs it.
+        key: SigningKey,
     },
+}
+
+/// What signs a message, so that its receiver can tell it from a forged one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SigningKey {
+    /// It is not signed.
+    None,
+    /// This.
+    Key(SecretValue),
+    /// It is to be signed, and the key cannot be had: it is not sent. Says why, for the report.
+    Missing(String),
 }
 
 impl std::fmt::Display for Subscriber {
@@ -224,7 +235,9 @@ impl Notifier {
                 let body = serde_json::to_vec(message).map_err(|error| error.to_string())?;
                 exec::run(command, &body).await.map_err(|error| error.to_string())
             }
-            Subscriber::Webhook { url, key } => self.webhooks.post(url, key.as_ref(), message).await,
+            Subscriber::Webhook { url, key: SigningKey::None } => self.webhooks.post(url, None, message).await,
+            Subscriber::Webhook { url, key: SigningKey::Key(key) } => self.webhooks.post(url, Some(key), message).await,
+            Subscriber::Webhook { key: SigningKey::Missing(reason), .. } => Err(reason.clone()),
         }
     }
 

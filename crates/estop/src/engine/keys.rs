@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use estop_secrets::cache::CachePolicy;
 use estop_secrets::local::Options as LocalOptions;
-use estop_secrets::notify::{Delivery, Limits, Notifier, Subscriber};
+use estop_secrets::notify::{Delivery, Limits, Notifier, SigningKey, Subscriber};
 use estop_secrets::rotate::{Generate, Plan};
 use estop_secrets::vault::{Login, Options as VaultOptions};
 use estop_secrets::{
@@ -88,7 +88,7 @@ impl Keys {
         };
         let mut subscribers = self.files_of(name);
         for subscriber in &secret.notify {
-            subscribers.push(self.subscriber(subscriber).await?);
+            subscribers.push(self.subscriber(subscriber).await);
         }
         // Who does not run has nothing to be told: it gets the new value when it is started.
         subscribers.retain(|subscriber| match subscriber {
@@ -111,20 +111,29 @@ impl Keys {
         files
     }
 
-    async fn subscriber(&self, subscriber: &config::Subscriber) -> Result<Subscriber> {
-        Ok(match subscriber {
+    async fn subscriber(&self, subscriber: &config::Subscriber) -> Subscriber {
+        match subscriber {
             config::Subscriber::Signal { signal, workload } => {
                 Subscriber::Signal { signal: signal.clone(), workload: workload.clone() }
             }
             config::Subscriber::Exec(command) => Subscriber::Exec { command: command.argv().to_vec() },
             config::Subscriber::Webhook { url, key } => {
                 let key = match key {
-                    Some(key) => Some(self.store.read(&SecretName::new(key.clone())?, None).await?.value),
-                    None => None,
+                    Some(key) => self.signing_key(key).await,
+                    None => SigningKey::None,
                 };
                 Subscriber::Webhook { url: url.clone(), key }
             }
-        })
+        }
+    }
+
+    /// A key that cannot be had keeps one from being told, but no leaked secret from being replaced.
+    async fn signing_key(&self, name: &str) -> SigningKey {
+        let read = async { Ok::<_, Failure>(self.store.read(&SecretName::new(name.to_owned())?, None).await?) };
+        match read.await {
+            Ok(secret) => SigningKey::Key(secret.value),
+            Err(error) => SigningKey::Missing(format!("its signing key {name} cannot be had: {error}")),
+        }
     }
 }
 

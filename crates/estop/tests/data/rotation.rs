@@ -97,6 +97,21 @@ fn a_value_that_does_not_work_leaves_the_old_one_in_force() {
 }
 
 #[test]
+fn a_webhook_whose_signing_key_is_missing_keeps_no_leaked_secret_in_force() {
+    let house = House::new();
+    house.feed(&["secret", "put", "leaked"], "exposed").expect(0);
+    let hook = "{ webhook = \"http://127.0.0.1:9/rotated\", key = \"hook/signature\" }";
+    house.config(&format!("[secret.leaked]\nnotify = [{hook}]\n"));
+    let answer = house.json(3, &["rotate", "leaked", "--emergency"]);
+    let rotation = &answer["rotations"][0];
+    assert_eq!([&rotation["promoted"], &rotation["old_revoked"], &rotation["still_exposed"]], [true, true, false]);
+    let told = &rotation["notified"][0];
+    assert_eq!(told["acknowledged"], false, "{answer}");
+    assert!(told["error"].as_str().unwrap().contains("hook/signature"), "{answer}");
+    assert_ne!(value(&house, "leaked"), "exposed");
+}
+
+#[test]
 fn what_nobody_can_make_is_reported_beside_what_was_done() {
     let house = House::new();
     for name in ["made", "unmade"] {

@@ -37,6 +37,11 @@ fn it_is_suspended_and_goes_on() {
 }
 
 #[test]
+fn it_does_not_stay_suspended_without_its_shell() {
+    at_a_terminal("abandoned");
+}
+
+#[test]
 fn the_terminal_comes_back_to_the_caller() {
     at_a_terminal("terminal_comes_back");
 }

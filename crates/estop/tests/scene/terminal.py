@@ -130,6 +130,22 @@ def suspended(program, at):
     terminal.ends_with(0)
 
 
+def abandoned(program, at):
+    """Ctrl-Z stops it, and the shell that could let it go on is killed: the kernel hangs up on it as on any command."""
+    terminal = at(["bash", "--norc", "-i"])
+    terminal.expect(r"\$ ")
+    terminal.type(" ".join(program) + " sh -c 'echo rea''dy; exec cat'\n")
+    terminal.expect("ready")
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    with open(f"/proc/{terminal.pid}/task/{terminal.pid}/children") as file:
+        run = int(file.read())
+    end = os.pidfd_open(run)
+    os.kill(terminal.pid, signal.SIGKILL)
+    terminal.ends_with(-signal.SIGKILL)
+    assert select.select([end], [], [], PATIENCE)[0], "it stays suspended"
+
+
 def terminal_comes_back(program, at):
     """A shell inside puts its own group in front and is gone; the calling script reads from the terminal again."""
     terminal = at(["bash", "-c", " ".join(program) + " bash --norc -i; echo code=$?; read -r line; echo read=$line"])

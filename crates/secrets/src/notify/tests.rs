@@ -75,7 +75,7 @@ fn exec(script: &str) -> Subscriber {
 
 #[test]
 fn the_display_name_is_that_of_the_contract_and_shows_no_credential() {
-    let webhook = |url: &str| Subscriber::Webhook { url: url.into(), key: Some("planted".into()) };
+    let webhook = |url: &str| Subscriber::Webhook { url: url.into(), key: SigningKey::Key("planted".into()) };
     assert_eq!(signal().to_string(), "signal HUP agent");
     assert_eq!(exec("planted").to_string(), "exec sh");
     assert_eq!(webhook("https://u:planted@host:1/hook?planted#planted").to_string(), "webhook https://host:1/hook");
@@ -233,7 +233,7 @@ mod webhooks {
 
     async fn told(url: String) -> Notified {
         let notifier = Notifier::new(Arc::new(NoWorkloads), None, limits());
-        let subscriber = Subscriber::Webhook { url, key: Some("key".into()) };
+        let subscriber = Subscriber::Webhook { url, key: SigningKey::Key("key".into()) };
         notifier.tell(&[subscriber], &message(), &secret()).await.remove(0)
     }
 

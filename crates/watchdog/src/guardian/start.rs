@@ -156,6 +156,9 @@ fn become_guardian(recorder: &dyn Recorder) -> Result<()> {
     drop(channel);
     let (prepared, lock) = started?;
     linux::detach_standard_streams()?;
+    // Out of the process group that the program was put into, and of the session: as a parent in the same session a guardian
+    // would keep the group from being orphaned, and so a suspended one from being hung up on when its shell is gone.
+    let _ = rustix::process::setsid();
     Server::new(prepared, recorder).serve();
     drop(lock);
     Ok(())
@@ -165,8 +168,6 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
     if spec.job.program.process_group.is_none() {
         // Away from the starter's terminal: its Ctrl-C is not meant for this workload.
         let _ = rustix::process::setsid();
-    } else {
-        rustix::process::setpgid(None, None).doing("leave the caller's process group")?;
     }
     let signals = watch_signals()?;
     spec.job.program.oom_score = protect_from_oom();

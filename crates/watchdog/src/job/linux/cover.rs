@@ -38,6 +38,20 @@ pub(super) fn mount_proc() -> Result<(), Errno> {
     mount("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None::<&std::ffi::CStr>)
 }
 
+/// Mounts in this (new) mount namespace what [`cover`] mounts, to see whether it may.
+///
+/// # Errors
+/// The kernel's answer.
+pub(super) fn probe() -> Result<(), Errno> {
+    detach_mounts()?;
+    mount_empty(Path::new("/"))
+}
+
+fn mount_empty(path: &Path) -> Result<(), Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", path, "tmpfs", flags, Some(c"mode=0755,size=64k"))
+}
+
 /// Puts an empty read-only directory over each directory of `paths`, and `/dev/null` over each file. `keep`, if it lies in one of them, stays visible, read-only.
 ///
 /// # Errors
@@ -48,13 +62,7 @@ pub(super) fn cover(paths: &[PathBuf], keep: Option<&Path>) -> Result<(), Errno>
         mount_bind("/dev/null", file)?;
     }
     for path in outermost(paths) {
-        mount(
-            "tmpfs",
-            path,
-            "tmpfs",
-            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-            Some(c"mode=0755,size=64k"),
-        )?;
+        mount_empty(path)?;
         if let (Some(keep), Some(tree)) = (keep, &kept)
             && keep.starts_with(path)
         {

@@ -24,7 +24,7 @@ impl Host {
     pub fn probe() -> Self {
         let root = rustix::process::geteuid().is_root();
         let namespaces = spawn::probe(Namespaces { pid: true, mount: true, user: !root })
-            .map_err(|error| format!("the kernel refuses new namespaces: {error}"));
+            .map_err(|error| format!("the kernel refuses new namespaces, or mounts in them: {error}"));
         Self { cgroup_root: cgroup::root(), namespaces, landlock: cover::landlock_version(), root }
     }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, set_parent_process_death_signal, setpgid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, set_parent_process_death_signal, setpgid, waitid};
 
 use super::{cover, init};
 use crate::error::Context as _;
@@ -124,20 +124,30 @@ fn refuse_threads() -> Result<()> {
     }
 }
 
-/// Whether a process can be started in `namespaces`.
+/// Whether a process can be started in `namespaces` and mount there what covers estop's directories: some hosts let
+/// everybody make a user namespace, and nobody do anything in it.
 ///
 /// # Errors
 /// The kernel's answer.
 pub(super) fn probe(namespaces: Namespaces) -> io::Result<()> {
-    match clone(namespaces.flags(), None)? {
-        None => leave(0),
-        Some(child) => {
-            let _ = rustix::process::waitid(
-                rustix::process::WaitId::PidFd(child.fd.as_fd()),
-                rustix::process::WaitIdOptions::EXITED,
-            );
-            Ok(())
-        }
+    let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let Some(child) = clone(namespaces.flags(), None)? else {
+        drop(gate);
+        let tried = if init::passed_gate(&inner_gate) { cover::probe() } else { Ok(()) };
+        leave(tried.err().map_or(0, Errno::raw_os_error));
+    };
+    drop(inner_gate);
+    let mapped = if namespaces.user { map_ids(child.pid) } else { Ok(()) };
+    if mapped.is_ok() {
+        rustix::io::write(&gate, &[init::GO])?;
+    }
+    drop(gate);
+    let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED)?;
+    mapped?;
+    match ended.and_then(|status| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        None => Err(io::Error::other("the process in them was killed")),
     }
 }
 
@@ -191,16 +201,21 @@ pub fn leave(code: i32) -> ! {
 /// What can only be done from outside the new user namespace, or by the parent.
 fn prepare_outside(spec: &JobSpec, namespaces: Namespaces, pid: u32) -> io::Result<()> {
     if namespaces.user {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-        fs::write(format!("/proc/{pid}/uid_map"), format!("{uid} {uid} 1"))?;
-        fs::write(format!("/proc/{pid}/gid_map"), format!("{gid} {gid} 1"))?;
+        map_ids(pid)?;
     }
     if let Some(group) = spec.program.process_group {
         let raw = |number: u32| i32::try_from(number).ok().and_then(Pid::from_raw);
         setpgid(raw(pid), raw(group))?;
     }
     Ok(())
+}
+
+/// Everybody in the user namespace of `pid` is who estop is.
+fn map_ids(pid: u32) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    fs::write(format!("/proc/{pid}/uid_map"), format!("{uid} {uid} 1"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), format!("{gid} {gid} 1"))
 }
 
 /// Waits until the program was executed: then the pipe closes. Otherwise it carries the reason.
