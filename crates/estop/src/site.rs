@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use estop_watchdog::emergency::{Groups, Instance};
+use estop_watchdog::job::linux::{self, Places};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::registry::RunDir;
 
@@ -136,18 +137,26 @@ impl Site {
         blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// The estops that `now` stops: this one, and for root, unless it chose one, every user's.
+    /// The estops that `now` stops: this one, and for root, unless it chose one, every other of root's that has jobs, and
+    /// every user's.
     pub fn instances(&self) -> Vec<Instance> {
         let everyone = !self.chosen && rustix::process::geteuid().is_root();
         let groups = if everyone { Groups::All } else { Groups::Of(self.instance()) };
-        let mut instances =
-            vec![Instance { run_dir: self.run_dir.clone(), state_dir: Some(self.state_dir.clone()), groups }];
+        let (run_dir, state_dir) = (self.run_dir.clone(), Some(self.state_dir.clone()));
+        let mut instances = vec![Instance { run_dir, state_dir, groups, keeps_incident: true }];
         if everyone {
+            for Places { run_dir, state_dir } in
+                linux::instances().into_iter().filter(|other| other.run_dir != self.run_dir)
+            {
+                let state_dir = Some(state_dir);
+                instances.push(Instance { run_dir, state_dir, groups: Groups::Nobodys, keeps_incident: false });
+            }
             for user in std::fs::read_dir("/run/user").into_iter().flatten().flatten() {
                 let run_dir = user.path().join("estop");
                 if run_dir.is_dir() {
                     // Its latch is set by its own guardians; root does not write where a user could have put a link.
-                    instances.push(Instance { run_dir, state_dir: None, groups: Groups::Nobodys });
+                    let groups = Groups::Nobodys;
+                    instances.push(Instance { run_dir, state_dir: None, groups, keeps_incident: false });
                 }
             }
         }

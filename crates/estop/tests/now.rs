@@ -4,6 +4,7 @@
 
 mod house;
 mod now {
+    mod everyone;
     mod forged;
     mod latch;
     mod order;

@@ -38,6 +38,9 @@ pub struct Instance {
     pub state_dir: Option<PathBuf>,
     /// Which cgroups are looked through beside its records.
     pub groups: Groups,
+    /// Whether the emergency's incident is recorded there. If not, its guardians open incidents of their own, which are for
+    /// whoever runs that estop: it alone knows the stores and the secrets.
+    pub keeps_incident: bool,
 }
 
 /// Which cgroups are looked through for jobs that no record leads to.
@@ -182,7 +185,8 @@ fn end_recorded(entry: &Entry, owner: u32, alive: bool) -> Option<Ended> {
 /// An order on its way.
 struct Pending {
     dir: JobDir,
-    entry: Option<Entry>,
+    /// The stores that are to be put back.
+    protects: Vec<String>,
     alive: bool,
     client: Option<Client>,
     /// Whether nobody but the guardian sets the job's latch.
@@ -204,10 +208,13 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
         if !alive && (matches!(entry, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
             continue;
         }
-        let client = if alive { ordered(&dir, request) } else { None };
+        let incident = if instance.keeps_incident { request.incident } else { "" };
+        let client = if alive { ordered(&dir, Request { incident, ..request }) } else { None };
         // A record that cannot be trusted leads nowhere, but a living guardian can still be spoken to.
-        let (entry, latches_alone) = (entry.ok().flatten(), instance.state_dir.is_none());
-        pending.push(Pending { dir, entry, alive, client, latches_alone, sent: Instant::now() });
+        let entry = entry.ok().flatten();
+        let protects = entry.filter(|_| instance.keeps_incident).map(|entry| entry.protects).unwrap_or_default();
+        let latches_alone = instance.state_dir.is_none();
+        pending.push(Pending { dir, protects, alive, client, latches_alone, sent: Instant::now() });
     }
 }
 
@@ -226,11 +233,10 @@ fn ordered(dir: &JobDir, request: Request<'_>) -> Option<Client> {
 }
 
 fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
-    let protects = order.entry.as_ref().map(|entry| entry.protects.clone()).unwrap_or_default();
     let before = stopped.jobs.len();
     settle(&mut order, request, stopped);
     for job in &stopped.jobs[before..] {
-        stopped.protects.extend_from_slice(&protects);
+        stopped.protects.extend_from_slice(&order.protects);
         let confirmed = job.latch_durable;
         stopped.latch_durable &= confirmed != Some(false) && (confirmed.is_some() || !order.latches_alone);
         stopped.latched &= confirmed.is_some() || !order.latches_alone;

@@ -255,6 +255,7 @@ impl Response {
 
     fn instance(&self) -> Instance {
         Instance {
+            keeps_incident: true,
             run_dir: self.site.run_dir.clone(),
             state_dir: Some(self.site.state_dir.clone()),
             groups: Groups::Of(self.site.instance()),

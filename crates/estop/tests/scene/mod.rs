@@ -277,12 +277,16 @@ impl Drop for Scene {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        for group in self.cgroups() {
-            for job in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_dir(job.path());
+        // A group is busy until the last of its processes was reaped.
+        while !self.cgroups().is_empty() && begun.elapsed() < PATIENCE {
+            for group in self.cgroups() {
+                for job in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+                    let _ = std::fs::remove_dir(job.path());
+                }
+                let _ = std::fs::remove_dir(&group);
+                let _ = std::fs::remove_dir(group.parent().unwrap());
             }
-            let _ = std::fs::remove_dir(&group);
-            let _ = std::fs::remove_dir(group.parent().unwrap());
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

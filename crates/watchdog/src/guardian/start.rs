@@ -206,6 +206,9 @@ fn set_up(
     let (now_file, now_watch) = watch_now_file(run_dir)?;
     deliver_secret_files(&spec)?;
     let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
+    let places = linux::Places { run_dir: spec.run_dir.clone(), state_dir: spec.state_dir.clone() };
+    // Where a kernel cannot keep it, another estop's `now` still ends the job by its cgroup.
+    let _ = places.record(&spec.job.instance);
     if let Err(error) = begin(&spec, dir, &latches, &mut job) {
         if job.main().is_some() {
             job.stop(Category::Kill, KILL_LIMIT, |_| {});
