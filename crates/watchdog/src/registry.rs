@@ -91,6 +91,9 @@ pub struct Entry {
     pub boot_id: String,
     /// Its guardian.
     pub guardian: ProcessId,
+    /// Who started it, and sees to its end while that process is there.
+    #[serde(default)]
+    pub starter: Option<ProcessId>,
     /// How strong its containment is.
     pub tier: Tier,
     /// What a hostile workload could reach.

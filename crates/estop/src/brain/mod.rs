@@ -14,7 +14,9 @@ use estop_durable::lock::Lock;
 use estop_recovery::IncidentStore;
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::job::Exit;
+use estop_watchdog::job::linux::procfs;
 use estop_watchdog::registry::{JobDir, RunDir};
+use estop_watchdog::stop::StoppedBy;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc};
@@ -140,7 +142,7 @@ impl Brain {
 
     /// What a brain before this one, or an emergency without one, left undone: open incidents, and jobs of no workload.
     fn settle_the_past(&self) {
-        self.end_the_abandoned();
+        self.settle_the_ownerless();
         match IncidentStore::open(&self.site.incidents()).and_then(|store| store.list()) {
             Ok(listing) => {
                 for error in listing.damaged {
@@ -156,24 +158,38 @@ impl Brain {
         }
     }
 
-    /// Ends what dead guardians left of jobs that are no workload's; a workload's supervisor sees to its own.
-    fn end_the_abandoned(&self) {
+    /// Sees to jobs that are no workload's and whose starter has gone: a workload's supervisor sees to its own.
+    fn settle_the_ownerless(&self) {
         let dirs = RunDir::at(&self.site.run_dir).jobs().unwrap_or_else(|error| {
             tracing::error!(%error, "the run directory cannot be read");
             Vec::new()
         });
         for dir in dirs.iter().filter(|dir| !self.orders.contains_key(dir.name())) {
-            let abandoned = || -> estop_watchdog::Result<Option<String>> {
-                let over = dir.is_alive()? || dir.outcome()?.is_some();
-                Ok(if over { None } else { dir.entry()?.map(|entry| entry.id) })
-            };
-            let ended = abandoned().and_then(|id| id.map_or(Ok(None), |id| settle_abandoned(dir, &id)));
-            match ended {
-                Ok(Some(report)) => tracing::error!(job = dir.name(), ?report, "its guardian had died; it was ended"),
-                Ok(None) => {}
-                Err(error) => tracing::error!(job = dir.name(), %error, "what its guardian left"),
+            if let Err(error) = self.settle_job(dir) {
+                tracing::error!(job = dir.name(), %error, "what is left of a job");
             }
         }
+    }
+
+    /// Ends what a dead guardian left of the job, and carries its incident through if it ended by an emergency.
+    fn settle_job(&self, dir: &JobDir) -> Result<()> {
+        let Some(entry) = dir.entry()? else { return Ok(()) };
+        if dir.is_alive()? || entry.starter.and_then(procfs::open).is_some() {
+            return Ok(());
+        }
+        let outcome = match dir.outcome()? {
+            Some(outcome) => Some(outcome),
+            None => {
+                let report = settle_abandoned(dir, &entry.id)?;
+                tracing::error!(job = dir.name(), ?report, "its guardian had died; what was left of it was ended");
+                response::outcome_of_lost(&self.site, &entry, report)
+            }
+        };
+        if let Some(outcome) = outcome.filter(|outcome| outcome.stopped_by == Some(StoppedBy::CriticalStop)) {
+            let run = response::attend(&self.site, &outcome, &entry.protects, server::log_event)?;
+            tracing::warn!(job = dir.name(), incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
+        }
+        Ok(dir.remove(&entry.id)?)
     }
 
     /// Carries an incident through. Blocks.

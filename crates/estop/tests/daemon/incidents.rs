@@ -122,3 +122,30 @@ fn the_daemon_carries_an_operators_incident_through() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+/// An emergency in a foreground run that was killed before it could do its part.
+#[test]
+fn the_daemon_takes_up_what_a_killed_run_left() {
+    let scene = Scene::new();
+    let note = scene.house().file("kb/note", "as it was");
+    let kb = note.parent().unwrap().display().to_string();
+    let body = format!("echo ruined > {}; echo > {kb}/more; echo > sign; exec sleep 1000", note.display());
+    let run = scene.guard("w", &["--protect", &kb, "--time-max", "2s"], &["sh", "-c", &body], "sign");
+    run.signal(Signal::STOP);
+    until("the limit has struck", || scene.workload_alive().is_empty());
+    assert_eq!(read(&note), "ruined\n");
+    run.signal(Signal::KILL);
+    run.wait();
+    assert_eq!(scene.json(0, &["incident", "list"])["incidents"], serde_json::json!([]));
+
+    let brain = scene.up();
+    let incident = wait_closed(&scene);
+    assert_eq!((&incident["outcome"], &incident["trigger"]), (&"recovered".into(), &"limit".into()), "{incident:#}");
+    assert_eq!(read(&note), "as it was");
+    assert!(!Path::new(&kb).join("more").exists());
+    until("its directory is cleared", || !scene.run_dir().join("jobs/w").exists());
+    assert_eq!(scene.json(0, &["status"])["latched"], true);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

@@ -233,6 +233,7 @@ fn begin(spec: &GuardianSpec, dir: &JobDir, latches: &Latches, job: &mut JobObje
         instance: spec.job.instance.clone(),
         boot_id: boot_id(),
         guardian: own_id(),
+        starter: spec.brain,
         tier: job.job().tier(),
         isolation: job.isolation(),
         handle: job.job().handle(),
