@@ -112,6 +112,13 @@ fn namespace_of_an_ordinary_user() {
 }
 
 #[test]
+fn delegated_cgroup_of_an_ordinary_user() {
+    for options in [&[][..], &["--no-pid-namespace"]] {
+        all_ends(Scene::delegated, options, "kernel");
+    }
+}
+
+#[test]
 fn tracked_of_an_ordinary_user() {
     all_ends(Scene::ordinary, &TRACKED, "tracked");
 }

@@ -5,7 +5,7 @@ use crate::scene::Scene;
 const CONFIG: &str = "[workload.a]\ncommand = [\"sleep\", \"1000\"]\n[workload.b]\ncommand = [\"sleep\", \"1000\"]\nrestart = \"always\"\n";
 
 #[test]
-fn it_holds_for_a_new_daemon_and_a_reset_starts_nothing() {
+fn it_holds_for_a_new_daemon_without_a_run_directory_and_a_reset_starts_nothing() {
     let scene = Scene::new();
     scene.house().config(CONFIG);
     let brain = scene.up();
@@ -16,6 +16,8 @@ fn it_holds_for_a_new_daemon_and_a_reset_starts_nothing() {
     scene.wait_state("b", "latched");
     brain.signal(rustix::process::Signal::TERM);
     brain.wait().expect(0);
+    // All that a restart of the machine leaves.
+    std::fs::remove_dir_all(scene.run_dir()).unwrap();
     let brain = scene.up();
     for name in ["a", "b"] {
         scene.wait_state(name, "latched");

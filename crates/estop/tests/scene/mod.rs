@@ -16,6 +16,10 @@ use serde_json::Value;
 
 use crate::house::{ESTOP, House, Outcome};
 
+pub(crate) mod group;
+
+use group::Group;
+
 /// How long anything may take on a busy machine. Reached only by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// The ordinary user that tests become: not `nobody`, whom workloads of other tests become.
@@ -32,6 +36,7 @@ pub(crate) struct Scene {
     mark: String,
     program: PathBuf,
     ordinary: bool,
+    delegated: Option<Group>,
     started: AtomicU32,
 }
 
@@ -47,7 +52,8 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let house = House::new();
         let mark = format!("{}-{}", std::process::id(), house.path().display());
-        let scene = Self { house, mark, program: ESTOP.into(), ordinary: false, started: AtomicU32::new(0) };
+        let scene =
+            Self { house, mark, program: ESTOP.into(), ordinary: false, delegated: None, started: AtomicU32::new(0) };
         scene.house.script("villain.sh", VILLAIN);
         std::fs::create_dir(scene.canary()).unwrap();
         scene
@@ -65,6 +71,15 @@ impl Scene {
         std::fs::copy(ESTOP, &scene.program).unwrap();
         give(&scene.path());
         give(&scene.canary());
+        Some(scene)
+    }
+
+    /// As [`Scene::ordinary`], in a cgroup that was delegated to that user.
+    pub(crate) fn delegated() -> Option<Self> {
+        let mut scene = Self::ordinary()?;
+        let group = Group::new();
+        group.delegate(ORDINARY);
+        scene.delegated = Some(group);
         Some(scene)
     }
 
@@ -102,7 +117,9 @@ impl Scene {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let plain = self.house.command(arguments);
         let mut command = if self.ordinary {
-            let mut command = Command::new("setpriv");
+            let mut command = Command::new("sh");
+            command.args(["-c", "test -z \"$0\" || echo $$ > \"$0/cgroup.procs\"; exec setpriv \"$@\""]);
+            command.arg(self.delegated.as_ref().map_or(Path::new(""), Group::path));
             let id = ORDINARY.to_string();
             command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&self.program);
             command.args(arguments).current_dir(self.path());
@@ -251,7 +268,8 @@ impl Scene {
             kind.starts_with("cgroup").then(|| PathBuf::from(mount))
         });
         let paths: Vec<&str> = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
-        let mut found = Vec::new();
+        let delegated = self.delegated.iter().map(|group| group.path().join("estop").join(self.instance()));
+        let mut found: Vec<PathBuf> = delegated.filter(|group| group.is_dir()).collect();
         for mount in mounts {
             for path in paths.iter().chain(&["/"]) {
                 let group = mount.join(path.trim_start_matches('/')).join("estop").join(self.instance());
