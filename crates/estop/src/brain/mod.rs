@@ -177,13 +177,12 @@ impl Brain {
         if dir.is_alive()? || entry.starter.and_then(procfs::open).is_some() {
             return Ok(());
         }
-        let outcome = match dir.outcome()? {
-            Some(outcome) => Some(outcome),
-            None => {
-                let report = settle_abandoned(dir, &entry.id)?;
-                tracing::error!(job = dir.name(), ?report, "its guardian had died; what was left of it was ended");
-                response::outcome_of_lost(&self.site, &entry, report)
-            }
+        let outcome = if let Some(outcome) = dir.outcome()? {
+            Some(outcome)
+        } else {
+            let report = settle_abandoned(dir, &entry.id)?;
+            tracing::error!(job = dir.name(), ?report, "its guardian had died; what was left of it was ended");
+            response::outcome_of_lost(&self.site, &entry, report)
         };
         if let Some(outcome) = outcome.filter(|outcome| outcome.stopped_by == Some(StoppedBy::CriticalStop)) {
             let run = response::attend(&self.site, &outcome, &entry.protects, server::log_event)?;

@@ -61,11 +61,11 @@ struct Pids {
     events: Option<File>,
 }
 
-/// Where this process can make cgroups for jobs.
+/// Where the cgroups of this process's jobs are, if there are any. Makes nothing.
 ///
 /// # Errors
-/// Why it cannot.
-pub(super) fn root() -> std::result::Result<PathBuf, String> {
+/// Why there can be none.
+pub(super) fn place() -> std::result::Result<PathBuf, String> {
     let mount = procfs::cgroup_mount(None).ok_or("no cgroup v2 is mounted")?;
     let base = if rustix::process::geteuid().is_root() {
         mount
@@ -75,22 +75,45 @@ pub(super) fn root() -> std::result::Result<PathBuf, String> {
         mount.join(own.trim_start_matches('/'))
     };
     let root = base.join(ROOT);
-    match fs::create_dir(&root) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(format!("cannot create {}: {error}", root.display())),
+    match fs::metadata(&root) {
+        // Another user's estop may have made it first.
+        Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => {
+            Err(format!("{} belongs to user {}", root.display(), metadata.uid()))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot look at {}: {error}", root.display()))
+        }
+        _ => Ok(root),
     }
-    // Another user's estop may have made it first.
-    let owner = fs::metadata(&root).map_err(|error| format!("cannot look at {}: {error}", root.display()))?.uid();
-    if owner != rustix::process::geteuid().as_raw() {
-        return Err(format!("{} belongs to user {owner}", root.display()));
-    }
-    for file in ["cgroup.kill", "cgroup.freeze"] {
-        if !root.join(file).exists() {
-            return Err(format!("the kernel has no {file}"));
+}
+
+/// Where this process can make cgroups for jobs, as it has tried with one that is gone again: whatever is tried at the place
+/// itself, another estop's last job may just be taking away.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn root() -> std::result::Result<PathBuf, String> {
+    let root = place()?;
+    let own = procfs::identity(std::process::id()).ok_or("/proc does not show this process")?;
+    let trial = root.with_file_name(format!("{ROOT}-{}-{}", own.pid, own.start_time));
+    fs::create_dir(&trial).map_err(|error| format!("cannot create {}: {error}", trial.display()))?;
+    let missing = ["cgroup.kill", "cgroup.freeze"].into_iter().find(|file| !trial.join(file).exists());
+    let _ = fs::remove_dir(&trial);
+    missing.map_or(Ok(root), |file| Err(format!("the kernel has no {file}")))
+}
+
+/// Makes the job's group in that of its `instance`, whose last job may just be taking that and the level above away.
+fn create_group(instance: &Path, spec: &JobSpec) -> io::Result<PathBuf> {
+    const TRIES: u32 = 100;
+    let group = instance.join(format!("{}.{}", spec.name, spec.id));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fs::create_dir_all(instance).and_then(|()| fs::create_dir(&group)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
+            made => return made.map(|()| group),
         }
     }
-    Ok(root)
 }
 
 /// The group of all jobs of `instance` below `root`.
@@ -105,16 +128,13 @@ impl Cgroup {
     /// If the kernel refuses.
     pub(super) fn create(root: &Path, spec: &JobSpec) -> Result<Self> {
         let instance = instance_dir(root, &spec.instance);
-        // Another estop's last job may just be taking the levels above away.
-        fs::create_dir_all(&instance).on("create the cgroup", &instance)?;
+        let path = create_group(&instance, spec).on("create a cgroup in", &instance)?;
         // Each level hands the controllers on. Where they belong to v1, or may not be had, the kernel refuses.
         for level in [root.parent().unwrap_or(root), root, &instance] {
             for controller in ["+memory", "+pids", "+cpu"] {
                 let _ = fs::write(level.join("cgroup.subtree_control"), controller);
             }
         }
-        let path = instance.join(format!("{}.{}", spec.name, spec.id));
-        fs::create_dir(&path).on("create the cgroup", &path)?;
         let mut cgroup = Self::open_dir(&path)?;
         cgroup.open_controllers(spec)?;
         cgroup.set_limits(&spec.limits).on("limit", &path)?;
@@ -185,9 +205,7 @@ impl Cgroup {
         let mount = procfs::cgroup_mount(Some(controller))?;
         let own = procfs::own_v1_path(controller)?;
         let instance = instance_dir(&mount.join(own.trim_start_matches('/')).join(ROOT), &spec.instance);
-        fs::create_dir_all(&instance).ok()?;
-        let group = instance.join(format!("{}.{}", spec.name, spec.id));
-        fs::create_dir(&group).ok()?;
+        let group = create_group(&instance, spec).ok()?;
         self.controllers.push(group.clone());
         Some(group)
     }

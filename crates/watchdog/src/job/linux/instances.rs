@@ -28,7 +28,7 @@ impl Places {
     /// # Errors
     /// The kernel's answer: before Linux 5.7 groups carry no such attributes.
     pub fn record(&self, instance: &str) -> io::Result<()> {
-        let Ok(root) = cgroup::root() else { return Ok(()) };
+        let Ok(root) = cgroup::place() else { return Ok(()) };
         let group = cgroup::instance_dir(&root, instance);
         if group.is_dir() {
             setxattr(&group, RUN_DIR, self.run_dir.as_os_str().as_bytes(), XattrFlags::empty())?;
@@ -50,7 +50,7 @@ impl Places {
 
 /// Every estop that has jobs below estop's own root, as far as they have said where they live.
 pub fn instances() -> Vec<Places> {
-    let Ok(root) = cgroup::root() else { return Vec::new() };
+    let Ok(root) = cgroup::place() else { return Vec::new() };
     let groups = std::fs::read_dir(root).into_iter().flatten().flatten();
     groups.filter_map(|group| Places::of(&group.path())).collect()
 }

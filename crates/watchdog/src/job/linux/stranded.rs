@@ -290,7 +290,7 @@ impl Stranded {
 
 /// The cgroup `id` of a job of `owner`; `None` if it has gone, and with it all that was in it.
 fn open_cgroup(id: &CgroupId, owner: u32) -> std::result::Result<Option<Cgroup>, String> {
-    let opened = cgroup::root().and_then(|root| Cgroup::open(&root, id).map_err(|error| error.to_string()));
+    let opened = cgroup::place().and_then(|root| Cgroup::open(&root, id).map_err(|error| error.to_string()));
     match opened {
         Ok(cgroup) if owner == 0 || owned_by(&id.path, owner) => Ok(Some(cgroup)),
         Ok(_) => Err(format!("{} is not of the user whose record names it", id.path.display())),
@@ -387,7 +387,7 @@ pub struct Groups {
 
 /// Looks for the cgroups of jobs below estop's own root: of `instance`, or of all.
 pub fn cgroups_below_root(instance: Option<&str>) -> Groups {
-    let Ok(root) = cgroup::root() else {
+    let Ok(root) = cgroup::place() else {
         // A host without them has no jobs in them; one that cannot be asked might.
         let doubts =
             std::fs::read("/proc/self/mountinfo").err().map(|error| format!("cannot look for cgroups: {error}"));
