@@ -332,6 +332,7 @@ fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolatio
         category: Category::Kill,
         processes_before,
         survivors,
+        survivors_omitted: 0,
         proven_empty: empty,
         proof: by,
         stop_seconds: seconds,

@@ -92,6 +92,9 @@ pub struct StopReport {
     pub processes_before: u64,
     /// What outlived the stop.
     pub survivors: Vec<Survivor>,
+    /// How many more did than are listed.
+    #[serde(default)]
+    pub survivors_omitted: u64,
     /// Whether nothing of the job is left. Never claimed without [`StopReport::proof`].
     pub proven_empty: bool,
     /// What proves it: the kernel's word that the job is empty, and why nothing left it.

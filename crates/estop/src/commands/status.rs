@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use anstyle::AnsiColor;
 use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
-use estop_watchdog::guardian::wire::Status;
+use estop_watchdog::guardian::wire::{Listing, Status};
 use estop_watchdog::latch::Latched;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde_json::{Map, Value, json};
@@ -213,8 +213,10 @@ fn shown(value: &Value) -> String {
 /// If it does not run.
 pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
     let mut client = super::workload::client(site, name)?;
-    let (status, processes) = (client.status()?, client.inspect()?);
-    let answer = json!({"schema_version": 1, "name": name, "status": running(&status), "processes": processes});
+    let (status, Listing { processes, omitted }) = (client.status()?, client.inspect()?);
+    let answer = json!({
+        "schema_version": 1, "name": name, "status": running(&status), "processes": processes, "processes_omitted": omitted,
+    });
     output.result(&answer, |_| {
         let rows: Vec<Vec<String>> = processes
             .iter()
@@ -233,7 +235,8 @@ pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> 
                 ]
             })
             .collect();
-        output::table(&["pid", "parent", "state", "memory", "command"], &rows)
+        let more = if omitted > 0 { format!("\nand {omitted} more") } else { String::new() };
+        output::table(&["pid", "parent", "state", "memory", "command"], &rows) + &more
     });
     Ok(Code::Done)
 }

@@ -363,7 +363,7 @@ impl Actions for Response {
             entry.workload = Some(dir.name().to_owned());
             entry.incident = Some(order.incident.id);
             entry.reason.clone_from(&order.incident.reason);
-            entry.tree = Client::new(&dir)?.inspect()?.iter().map(|process| json!(process)).collect();
+            entry.tree = Client::new(&dir)?.inspect()?.processes.iter().map(|process| json!(process)).collect();
             log.append(&entry)?;
         }
         Ok(Answer::done())

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::sockets;
-use super::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
-use crate::job::linux::ready;
-use crate::job::{Limits, Process};
+use super::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
+use crate::job::Limits;
+use crate::job::linux::{procfs, ready};
 use crate::ladder::Thresholds;
 use crate::registry::JobDir;
 use crate::stop::{Category, StopReport};
@@ -126,8 +126,12 @@ impl Client {
     ///
     /// # Errors
     /// As for [`Client::ask`].
-    pub fn inspect(&mut self) -> Result<Vec<Process>> {
-        self.ask(Order::new(Verb::Inspect, 0), PROMPT)
+    pub fn inspect(&mut self) -> Result<Listing> {
+        let mut listing: Listing = self.ask(Order::new(Verb::Inspect, 0), PROMPT)?;
+        for process in &mut listing.processes {
+            process.arguments = procfs::arguments(process.id);
+        }
+        Ok(listing)
     }
 
     /// Stops the job; waits at most `wait` for the proof.

@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 use crate::JobObjectManager;
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, procfs, ready};
 use crate::job::{Isolation, Limits, Process, Tier};
 use crate::ladder::Breach;
 use crate::monitor::{Peak, Sample};
@@ -115,7 +115,11 @@ impl Helpers {
         let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC) else { return };
         match fork() {
             Ok(None) => {
-                let evidence = gather();
+                let mut evidence = gather();
+                // Only here, in the copy: a process can keep its reader waiting.
+                for process in &mut evidence.tree {
+                    process.arguments = procfs::arguments(process.id);
+                }
                 // Above all not the job's lock: the disk may keep this copy waiting for long.
                 std::mem::forget(gathering);
                 let_go_of_descriptors();

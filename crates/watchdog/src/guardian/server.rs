@@ -14,7 +14,7 @@ use super::outcome::Record;
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
 use super::surroundings::Raised;
 use super::table::{Action, Event, State, action};
-use super::wire::DATAGRAM_LIMIT;
+use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
 use crate::job::linux::{procfs, ready};
 use crate::job::{Limits, ProcessId, Tier};
@@ -481,7 +481,10 @@ impl<'a> Server<'a> {
             report.category = first.category;
             report.latch_durable = first.latch_durable;
         }
-        let empty = report.proven_empty;
+        let (empty, all) = (report.proven_empty, report.survivors.len());
+        // What does not fit into an answer is never heard.
+        report.survivors.truncate(fitting(&report.survivors));
+        report.survivors_omitted = (all - report.survivors.len()) as u64;
         self.record.report = Some(report);
         if empty {
             self.finish();

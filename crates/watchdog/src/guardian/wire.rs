@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::table::State;
-use crate::job::{Enforced, Isolation, Limits, ProcessId, Tier};
+use crate::job::{Enforced, Isolation, Limits, Process, ProcessId, Tier};
 use crate::ladder::{Breach, Thresholds};
 use crate::monitor::Peak;
 use crate::stop::Category;
@@ -247,12 +247,58 @@ pub struct Status {
     pub thaws: u64,
 }
 
+/// The answer to [`Verb::Inspect`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The job's processes, as many as one datagram holds; the guardian leaves their arguments out.
+    pub processes: Vec<Process>,
+    /// How many more there are.
+    pub omitted: u64,
+}
+
+impl Listing {
+    /// As many of `processes` as fit.
+    pub fn of(mut processes: Vec<Process>) -> Self {
+        let all = processes.len();
+        processes.truncate(fitting(&processes));
+        let omitted = (all - processes.len()) as u64;
+        Self { processes, omitted }
+    }
+}
+
+/// How many of `items`, as JSON, leave room in a datagram for what stands around them.
+pub(super) fn fitting(items: &[impl Serialize]) -> usize {
+    const ROOM: usize = DATAGRAM_LIMIT - 8 * 1024;
+    let sizes = items.iter().map(|item| serde_json::to_vec(item).map_or(0, |json| json.len() + 1));
+    sizes.scan(0, |sum, size| Some((*sum += size, *sum).1)).take_while(|sum| *sum <= ROOM).count()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_listing_of_any_length_fits_into_a_datagram() {
+        let process = Process {
+            id: ProcessId { pid: u32::MAX, start_time: u64::MAX },
+            parent: u32::MAX,
+            command: "\u{1}".repeat(15),
+            arguments: String::new(),
+            state: 'D',
+            memory_bytes: u64::MAX,
+        };
+        for count in [0, 1, 300, 5000] {
+            let listing = Listing::of(vec![process.clone(); count]);
+            let bytes = serde_json::to_vec(&listing).unwrap();
+            let reply = Reply { kind: ReplyKind::Done, request: u64::MAX, body: &bytes }.encode();
+            assert!(reply.len() <= DATAGRAM_LIMIT, "{count}: {}", reply.len());
+            assert_eq!(listing.processes.len() + usize::try_from(listing.omitted).unwrap(), count);
+            assert!(listing.omitted == 0 || listing.processes.len() > 400, "{count}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -100,7 +100,7 @@ impl JobObjectManager {
         self.monitor.last()
     }
 
-    /// The processes there are, at most `limit`.
+    /// The processes there are, at most `limit`, without their arguments.
     pub fn processes(&self, limit: usize) -> Vec<Process> {
         self.job.processes(limit)
     }
@@ -184,6 +184,7 @@ impl JobObjectManager {
             category,
             processes_before,
             survivors: proof.survivors,
+            survivors_omitted: 0,
             proven_empty: proof.empty,
             proof: proof.by,
             stop_seconds: started.elapsed().as_secs_f64(),

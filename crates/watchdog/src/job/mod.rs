@@ -155,7 +155,7 @@ pub trait Job {
     /// Reads the job's resources.
     fn read(&mut self) -> Reading;
 
-    /// The processes there are, at most `limit`.
+    /// The processes there are, at most `limit`, without their arguments.
     fn processes(&self, limit: usize) -> Vec<Process>;
 
     /// Changes the limits that the kernel enforces.

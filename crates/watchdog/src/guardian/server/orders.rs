@@ -8,7 +8,7 @@ use super::{Holder, Server, Trigger, WAITING_LIMIT};
 use crate::guardian::sockets::{self, Received};
 use crate::guardian::surroundings::own_id;
 use crate::guardian::table::{Action, Event, State, action};
-use crate::guardian::wire::{DATAGRAM_LIMIT, Order, Reply, ReplyKind, Status, Verb};
+use crate::guardian::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
 use crate::job::linux::procfs;
 use crate::job::{Limits, Tier};
 use crate::ladder::Thresholds;
@@ -47,7 +47,10 @@ impl Server<'_> {
         let request = order.request;
         match order.verb {
             Verb::Status => self.answer(from, request, &self.status()),
-            Verb::Inspect => self.answer(from, request, &self.prepared.job.processes(1000)),
+            Verb::Inspect => {
+                let listing = Listing::of(self.prepared.job.processes(usize::MAX));
+                self.answer(from, request, &listing);
+            }
             Verb::Signal => {
                 let result = i32::try_from(order.number).map_err(|_| "there is no such signal".to_owned());
                 self.conclude(

@@ -218,18 +218,27 @@ pub fn survivor(stat: &Stat) -> Survivor {
     }
 }
 
-/// As a process to be shown.
+/// As a process to be shown, without its arguments.
 pub fn process(stat: &Stat) -> Process {
-    let arguments = fs::read(format!("/proc/{}/cmdline", stat.id.pid)).unwrap_or_default();
-    let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ").trim_end().chars().take(500).collect();
     Process {
         id: stat.id,
         parent: stat.parent,
         command: stat.command.clone(),
-        arguments,
+        arguments: String::new(),
         state: stat.state,
         memory_bytes: stat.resident * rustix::param::page_size() as u64,
     }
+}
+
+/// The arguments of the process `id`, separated by spaces, shortened; none if it has ended. Not for a guardian: they are read
+/// from the process's own memory, which it can keep its reader waiting for.
+pub fn arguments(id: ProcessId) -> String {
+    let bytes = fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
+    // Looked up after they were read: if it is the same process now, they are its own.
+    if identity(id.pid) != Some(id) {
+        return String::new();
+    }
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(500).collect()
 }
 
 /// Proportional memory of `pid` in bytes: what it shares is divided among those that share it.
