@@ -5,17 +5,20 @@
 //! * [`sealed`]: a small file with kind, version and checksum, replaced as a whole.
 //! * [`slot`]: a preallocated file that can be rewritten when the disk is full.
 //! * [`replace`]: atomic replace and directory synchronisation.
+//! * [`file`]: positions, modes and renames, on every platform.
 //! * [`lock`]: a lock that the kernel releases when its holder dies.
 //!
 //! Two rules hold everywhere. A write is acknowledged only after the device was told to keep it; and a
 //! failed synchronisation is final: the pages are marked clean by the kernel, so trying again would report
 //! a success that never was.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod chain;
 mod error;
+pub mod file;
 pub mod lines;
 pub mod lock;
+mod platform;
 pub mod replace;
 pub mod sealed;
 pub mod slot;

@@ -8,13 +8,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::error::{Context as _, damaged};
+use crate::file::created_with;
 use crate::lock::Lock;
 use crate::slot::Slot;
 use crate::{Kind, Result, replace};
@@ -112,11 +112,7 @@ impl Lines {
     /// [`Error::Io`](crate::Error::Io).
     pub fn append(&self, entry: &Map<String, Value>) -> Result<u64> {
         let _lock = Lock::acquire(&beside(&self.path, "lock"), LOCK_WAIT)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
+        let mut file = created_with(OpenOptions::new().read(true).append(true).create(true), 0o600)
             .open(&self.path)
             .context("open", &self.path)?;
         let last = self.last(&mut file)?;

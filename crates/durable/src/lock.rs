@@ -1,15 +1,12 @@
 //! A lock on a file, which the kernel releases when the holder drops it or dies.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use crate::error::Context as _;
-use crate::{Error, Result};
+use crate::file::created_with;
+use crate::{Error, Result, platform};
 
 /// How long a waiting [`Lock::acquire`] sleeps between two tries.
 const RETRY: Duration = Duration::from_millis(5);
@@ -26,18 +23,13 @@ impl Lock {
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened or locked for another reason than its being held.
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
+        let file = created_with(OpenOptions::new().read(true).write(true).create(true).truncate(false), 0o600)
             .open(path)
             .context("open the lock file", path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno).context("lock", path),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).context("lock", path),
         }
     }
 
@@ -68,11 +60,10 @@ impl Lock {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             other => other.context("open the lock file", path)?,
         };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            // Explicitly: a copy of this process made meanwhile would keep it.
-            Ok(()) => flock(&file, FlockOperation::Unlock).context("unlock", path).map(|()| false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(errno).context("look at the lock of", path),
+        match file.try_lock_shared() {
+            Ok(()) => platform::unlock(&file).context("unlock", path).map(|()| false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error).context("look at the lock of", path),
         }
     }
 
@@ -81,10 +72,9 @@ impl Lock {
     /// # Errors
     /// [`Error::Io`] if either file cannot be looked at.
     pub fn is_on(&self, path: &Path) -> Result<bool> {
-        let own = self.file.metadata().context("look at", path)?;
-        match std::fs::symlink_metadata(path) {
+        match platform::is_at(&self.file, path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            other => other.context("look at", path).map(|there| there.ino() == own.ino() && there.dev() == own.dev()),
+            other => other.context("look at", path),
         }
     }
 }
@@ -115,7 +105,7 @@ mod tests {
         assert!(Lock::is_held(&path).unwrap());
         drop(held);
         let other_look = std::fs::File::open(&path).unwrap();
-        flock(&other_look, FlockOperation::NonBlockingLockShared).unwrap();
+        other_look.try_lock_shared().unwrap();
         assert!(!Lock::is_held(&path).unwrap(), "another look is no holder");
         drop(other_look);
         assert!(Lock::try_acquire(&path).unwrap().is_some());
@@ -128,6 +118,10 @@ mod tests {
         let first = Lock::try_acquire(&path).unwrap().unwrap();
         assert!(first.is_on(&path).unwrap());
         std::fs::remove_file(&path).unwrap();
+        if cfg!(windows) && Path::new(r"Z:\proc\version").exists() {
+            eprintln!("not under Wine: the name of a removed file stays until nobody has it open");
+            return;
+        }
         assert!(!first.is_on(&path).unwrap());
         let second = Lock::try_acquire(&path).unwrap().unwrap();
         assert!(!first.is_on(&path).unwrap() && second.is_on(&path).unwrap());

@@ -1,13 +1,13 @@
 //! Replacing a file as a whole, and making directories durable.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Result;
 use crate::error::Context as _;
+use crate::file::{created_with, rename};
+use crate::{Result, platform};
 
 /// Makes the next temporary name of this process differ from the last.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -22,8 +22,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let parent = parent_of(path);
     let temporary = temporary_name(path, &parent);
-    let written = write_new(&temporary, bytes, mode)
-        .and_then(|()| fs::rename(&temporary, path).context("rename into place", path));
+    let written =
+        write_new(&temporary, bytes, mode).and_then(|()| rename(&temporary, path).context("rename into place", path));
     if written.is_err() {
         // The first error is the one to report; what is left behind is only a stray temporary file.
         let _ = fs::remove_file(&temporary);
@@ -37,7 +37,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) if it cannot be opened or synchronised.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path).and_then(|dir| dir.sync_all()).context("synchronise the directory", path)
+    platform::sync_dir(path).context("synchronise the directory", path)
 }
 
 /// Creates `path` and the directories above it that are missing, durably; each created one gets `mode`.
@@ -52,12 +52,10 @@ pub fn create_dir(path: &Path, mode: u32) -> Result<()> {
     }
     let parent = parent_of(path);
     create_dir(&parent, mode)?;
-    match DirBuilder::new().mode(mode).create(path) {
+    match platform::create_dir(path, mode) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         other => other.context("create the directory", path)?,
     }
-    // The umask may have taken bits away; what was asked for is what is given.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("set the mode of", path)?;
     sync_dir(&parent)
 }
 
@@ -76,8 +74,9 @@ fn temporary_name(path: &Path, parent: &Path) -> PathBuf {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).context("create", path)?;
-    file.set_permissions(fs::Permissions::from_mode(mode)).context("set the mode of", path)?;
+    let mut file =
+        created_with(OpenOptions::new().write(true).create_new(true), mode).open(path).context("create", path)?;
+    platform::set_mode(&file, mode).context("set the mode of", path)?;
     file.write_all(bytes).context("write", path)?;
     file.sync_all().context("synchronise", path)
 }
@@ -94,7 +93,8 @@ mod tests {
         replace(&path, b"one", 0o600).unwrap();
         replace(&path, b"two", 0o640).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        #[cfg(unix)]
+        assert_eq!(mode_of(&path), 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -114,6 +114,13 @@ mod tests {
         let path = dir.path().join("a/b/c");
         create_dir(&path, 0o700).unwrap();
         create_dir(&path, 0o755).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
+        assert!(path.is_dir());
+        #[cfg(unix)]
+        assert_eq!(mode_of(&path), 0o700);
+    }
+
+    #[cfg(unix)]
+    fn mode_of(path: &Path) -> u32 {
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o7777
     }
 }

@@ -5,11 +5,10 @@
 //! payload, zeros, and in the last 32 bytes the BLAKE3 of all that.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, damaged};
+use crate::file::At as _;
 use crate::{Error, Kind, Result, replace};
 
 const MAGIC: &[u8; 8] = b"ESTOPSLT";
@@ -56,7 +55,7 @@ impl Slot {
     /// # Errors
     /// As for [`Slot::create_or_open`].
     pub fn open(path: &Path, kind: Kind) -> Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).mode(0o600).open(path).context("open", path)?;
+        let file = OpenOptions::new().read(true).write(true).open(path).context("open", path)?;
         let length = file.metadata().context("look at", path)?.len();
         if length != 2 * SECTOR as u64 {
             return Err(damaged(path, format!("it has {length} bytes instead of {}", 2 * SECTOR)));
@@ -143,8 +142,9 @@ impl Slot {
     }
 }
 
-impl AsFd for Slot {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+#[cfg(unix)]
+impl std::os::fd::AsFd for Slot {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
     }
 }

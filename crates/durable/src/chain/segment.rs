@@ -8,11 +8,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::{Head, Lsn};
 use crate::error::{Context as _, damaged};
+use crate::file::At as _;
 use crate::{Error, Kind, Result};
 
 const MAGIC: &[u8; 8] = b"ESTOPCHN";

@@ -2,13 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::segment::{Anchor, Found, LIMIT, Name, OVERHEAD, RECORDS_AT, Segment, encode_record, read_record};
 use super::{Head, Lsn, Options, Reader, list, open_following};
 use crate::error::{Context as _, damaged};
+use crate::file::{At as _, created_with, rename};
 use crate::lock::Lock;
 use crate::{Error, Result, replace};
 
@@ -159,7 +159,11 @@ impl Chain {
     }
 
     fn write(&self, mut tail: Tail, batch: &[u8], before: Head, after: Head) -> Result<Tail> {
-        if tail.end + batch.len() as u64 > tail.length {
+        if tail.end + batch.len() as u64 > tail.length && tail.end == RECORDS_AT {
+            // An empty one is replaced under its own name, which not every system does while it is open.
+            drop(tail);
+            tail = create_segment(&self.dir, self.options, before, batch.len() as u64)?;
+        } else if tail.end + batch.len() as u64 > tail.length {
             let next = create_segment(&self.dir, self.options, before, batch.len() as u64)?;
             tail.note(before, true)?;
             tail.file.sync_data().context("synchronise", &tail.path)?;
@@ -212,12 +216,7 @@ fn create_segment(dir: &Path, options: Options, before: Head, batch: u64) -> Res
     let length = options.segment_bytes.max(RECORDS_AT + batch + OVERHEAD as u64);
     let path = dir.join(Name(first_lsn).to_string());
     let unfinished = path.with_extension("new");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
+    let file = created_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), 0o600)
         .open(&unfinished)
         .context("create", &unfinished)?;
     let header = Segment { kind: options.kind, first_lsn, previous: before.hash }.encode();
@@ -230,7 +229,7 @@ fn create_segment(dir: &Path, options: Options, before: Head, batch: u64) -> Res
         at += step as u64;
     }
     file.sync_all().context("synchronise", &unfinished)?;
-    std::fs::rename(&unfinished, &path).context("rename into place", &path)?;
+    rename(&unfinished, &path).context("rename into place", &path)?;
     replace::sync_dir(dir)?;
     Ok(Tail { file, path, end: RECORDS_AT, length, anchors: 0 })
 }
