@@ -113,7 +113,7 @@ fn converse(channel: &mut UnixStream, spec: &GuardianSpec) -> Result<()> {
 /// The guardian's failure as the starter's own error.
 fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
     let program = || {
-        spec.job.program.argv.first().map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default()
+        spec.job.program.argv.first().map(|name| name.to_os_string().to_string_lossy().into_owned()).unwrap_or_default()
     };
     let exec = |errno| Error::Exec { program: program(), source: std::io::Error::from_raw_os_error(errno) };
     match failure.kind {

@@ -39,6 +39,8 @@ impl JobObjectManager {
     pub fn create(spec: JobSpec, thresholds: Thresholds) -> Result<Self> {
         #[cfg(target_os = "linux")]
         let job = Box::new(super::linux::LinuxJob::create(&spec)?);
+        #[cfg(windows)]
+        let job = Box::new(super::windows::WindowsJob::create(&spec)?);
         Ok(Self { spec, job, monitor: ResourceMonitor::new(thresholds), frozen: false })
     }
 
@@ -71,12 +73,11 @@ impl JobObjectManager {
 
     /// What a hostile workload could still reach.
     pub fn isolation(&self) -> Isolation {
-        let own = rustix::process::geteuid().as_raw();
-        match self.spec.program.user.as_ref().map_or(own, |user| user.uid) {
-            0 => Isolation::Root,
-            uid if uid == own => Isolation::SameUid,
-            _ => Isolation::SeparateUid,
-        }
+        let user = self.spec.program.user.as_ref();
+        #[cfg(target_os = "linux")]
+        return super::linux::isolation(user);
+        #[cfg(windows)]
+        super::windows::isolation(user)
     }
 
     /// The main process, once it is known.

@@ -8,6 +8,8 @@ mod spec;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(windows)]
+pub mod windows;
 
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ pub enum Isolation {
 pub struct ProcessId {
     /// Its process ID.
     pub pid: u32,
-    /// When it was started, in clock ticks since boot.
+    /// When it was started: in clock ticks since boot on Linux, in 100 ns since 1601 on Windows.
     pub start_time: u64,
 }
 
@@ -172,6 +174,7 @@ pub trait Job {
     fn descriptors(&self) -> [Option<(std::os::fd::BorrowedFd<'_>, bool)>; 3];
 
     /// What another process needs to end this job when its guardian cannot.
+    #[cfg(unix)]
     fn handle(&self) -> crate::registry::Handle;
 }
 

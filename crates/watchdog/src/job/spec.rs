@@ -1,7 +1,6 @@
 //! What a job is to be: the program, its limits and how it is contained.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,27 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use super::Tier;
 
-/// A string of the operating system, which need not be UTF-8.
+/// A string of the operating system, which need not be Unicode: its bytes on Unix, its UTF-16 in little endian on Windows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub Vec<u8>);
 
 impl Bytes {
     /// As the operating system's string.
-    pub fn as_os_str(&self) -> &OsStr {
-        OsStr::from_bytes(&self.0)
+    pub fn to_os_string(&self) -> OsString {
+        #[cfg(unix)]
+        return std::os::unix::ffi::OsStringExt::from_vec(self.0.clone());
+        #[cfg(windows)]
+        {
+            let units: Vec<u16> = self.0.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+            std::os::windows::ffi::OsStringExt::from_wide(&units)
+        }
     }
 }
 
 impl<T: Into<OsString>> From<T> for Bytes {
     fn from(text: T) -> Self {
-        Self(text.into().into_vec())
+        let text: OsString = text.into();
+        #[cfg(unix)]
+        return Self(std::os::unix::ffi::OsStringExt::into_vec(text));
+        #[cfg(windows)]
+        Self(std::os::windows::ffi::OsStrExt::encode_wide(text.as_os_str()).flat_map(u16::to_le_bytes).collect())
     }
 }
 
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.as_os_str())
+        write!(f, "{:?}", self.to_os_string())
     }
 }
 

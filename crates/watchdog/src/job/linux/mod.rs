@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid};
 
 use super::spec::{Limits, MARKER};
-use super::{Enforced, Exit, Job, JobSpec, Process, ProcessId, Proof, Tier};
+use super::{Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User};
 use crate::error::Context as _;
 use crate::monitor::Reading;
 use crate::registry::Handle;
@@ -40,6 +40,16 @@ pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
 const WALKING_SHARE: f64 = 0.005;
 /// How often a sweep for escapees is repeated while it finds some.
 const SWEEPS: u32 = 20;
+
+/// What a hostile workload could reach that runs as `user`, or as estop's own.
+pub(super) fn isolation(user: Option<&User>) -> Isolation {
+    let own = rustix::process::geteuid().as_raw();
+    match user.map_or(own, |user| user.uid) {
+        0 => Isolation::Root,
+        uid if uid == own => Isolation::SameUid,
+        _ => Isolation::SeparateUid,
+    }
+}
 
 /// A job on Linux.
 #[derive(Debug)]

@@ -226,8 +226,12 @@ fn await_exec(failure: OwnedFd, spec: &JobSpec) -> Result<()> {
     let text = String::from_utf8_lossy(rest).into_owned();
     if kind == EXEC_FAILED {
         let errno = text.parse().unwrap_or(libc::ENOEXEC);
-        let program =
-            spec.program.argv.first().map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        let program = spec
+            .program
+            .argv
+            .first()
+            .map(|name| name.to_os_string().to_string_lossy().into_owned())
+            .unwrap_or_default();
         return Err(Error::Exec { program, source: io::Error::from_raw_os_error(errno) });
     }
     Err(Error::Containment(text))

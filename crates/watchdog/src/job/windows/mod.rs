@@ -1,0 +1,288 @@
+//! Jobs on Windows: a Job Object, which the system ends as a whole, with the last handle to it too.
+
+mod asking;
+mod command_line;
+mod object;
+mod processes;
+mod spawn;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, Tier, User};
+use crate::Result;
+use crate::error::Context as _;
+use crate::monitor::Reading;
+use crate::stop::Survivor;
+use asking::Key;
+use object::{JobObject, Taken};
+use processes::{Held, Seen};
+use windows_sys::Win32::System::Threading::GetExitCodeProcess;
+use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
+
+/// POSIX's number of the signal that asks for an end, by which all platforms are asked.
+const TERMINATE: i32 = 15;
+/// POSIX's number of the signal that Ctrl-C is.
+const INTERRUPT: i32 = 2;
+/// How often the list of processes is looked at while it is waited for, beside the job's own messages.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What a hostile workload could reach that runs as `user`.
+pub(super) fn isolation(user: Option<&User>) -> Isolation {
+    if user.is_some() {
+        return Isolation::SeparateUid;
+    }
+    // SAFETY: takes nothing.
+    if unsafe { IsUserAnAdmin() } != 0 { Isolation::Root } else { Isolation::SameUid }
+}
+
+/// Whether this is Wine, which accepts limits and does not enforce them.
+pub fn is_wine() -> bool {
+    Path::new(r"Z:\proc\version").exists()
+}
+
+/// A job on Windows.
+#[derive(Debug)]
+pub struct WindowsJob {
+    object: JobObject,
+    main: Option<Held>,
+    exit: Option<Exit>,
+    taken: Taken,
+    limits: Limits,
+    /// Who stands still, with the handle by which it goes on.
+    suspended: HashMap<ProcessId, Held>,
+    /// Who was seen in the job and is waited for before it is called empty.
+    known: HashMap<ProcessId, Held>,
+    /// CPU time of those that were seen, by process: the system's own count where it has one.
+    cpu: HashMap<ProcessId, Duration>,
+    refused: (u64, u64),
+}
+
+impl WindowsJob {
+    /// Makes the job for `spec`, empty.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn create(spec: &JobSpec) -> Result<Self> {
+        let object = JobObject::create().doing("create a job object")?;
+        let taken = object.set_limits(&spec.limits).doing("limit the job")?;
+        Ok(Self {
+            object,
+            main: None,
+            exit: None,
+            taken,
+            limits: spec.limits,
+            suspended: HashMap::new(),
+            known: HashMap::new(),
+            cpu: HashMap::new(),
+            refused: (0, 0),
+        })
+    }
+
+    /// The processes in the job, as they are now. Those that have ended and are still held by somebody are not in it.
+    fn members(&self) -> io::Result<Vec<Seen>> {
+        let inside = self.object.processes()?;
+        let mut all = if inside.is_empty() { HashMap::new() } else { processes::all()? };
+        Ok(inside.iter().filter_map(|pid| all.remove(pid)).collect())
+    }
+
+    /// Takes a handle of everyone in the job, to wait for its end by.
+    fn hold_all(&mut self) {
+        for pid in self.object.processes().unwrap_or_default() {
+            let Ok(held) = Held::open(pid) else { continue };
+            // The ID may have been given to another since the list was made.
+            if self.object.holds(held.handle()).unwrap_or(false) {
+                self.known.entry(held.id).or_insert(held);
+            }
+        }
+        self.known.retain(|_, held| !held.has_ended());
+    }
+
+    /// Suspends those who are not suspended yet. How many there were.
+    fn suspend_new(&mut self) -> usize {
+        let mut count = 0;
+        for pid in self.object.processes().unwrap_or_default() {
+            let Ok(held) = Held::open(pid) else { continue };
+            if self.suspended.contains_key(&held.id) || !self.object.holds(held.handle()).unwrap_or(false) {
+                continue;
+            }
+            if held.suspend() {
+                count += 1;
+                self.suspended.insert(held.id, held);
+            }
+        }
+        count
+    }
+
+    fn note_messages(&mut self, wait: Duration) {
+        if let Some(said) = self.object.wait(wait) {
+            self.refused.0 += said.memory_refused;
+            self.refused.1 += said.processes_refused;
+        }
+    }
+}
+
+impl Job for WindowsJob {
+    fn tier(&self) -> Tier {
+        Tier::Kernel
+    }
+
+    fn enforced(&self) -> Enforced {
+        let basic = self.taken.basic && !is_wine();
+        Enforced { memory: basic, cpu: self.taken.cpu && self.limits.cpu_max.is_some(), pids: basic }
+    }
+
+    fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
+        let main = spawn::spawn(spec, &self.object)?;
+        // The call that made it has put it into the job; a system that did not must not get to run it.
+        if !self.object.holds(main.handle()).unwrap_or(false) {
+            self.object.assign(main.handle()).doing("put the program into its job")?;
+        }
+        main.resume();
+        self.main = Some(main);
+        Ok(())
+    }
+
+    fn main(&self) -> Option<ProcessId> {
+        self.main.as_ref().map(|main| main.id)
+    }
+
+    fn reap(&mut self) -> Option<Exit> {
+        if self.exit.is_none()
+            && let Some(main) = self.main.as_ref().filter(|main| main.has_ended())
+        {
+            let mut code = 0;
+            // SAFETY: the handle is open, and the place lives until the call returns.
+            let told = unsafe { GetExitCodeProcess(main.handle(), &raw mut code) } != 0;
+            self.exit = Some(Exit { code: told.then_some(code.cast_signed()), signal: None });
+        }
+        self.exit
+    }
+
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        let main = self.main.as_ref().filter(|main| !main.has_ended());
+        let main = main.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program has ended"))?;
+        match signal {
+            TERMINATE => {
+                let closed = asking::close_windows(&self.object.processes()?);
+                let pressed = asking::press(Key::Break, main.id.pid).or_else(|_| asking::press(Key::C, main.id.pid));
+                if closed > 0 { Ok(()) } else { pressed }
+            }
+            INTERRUPT => asking::press(Key::C, main.id.pid),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "Windows has no such signal")),
+        }
+    }
+
+    fn signal_all(&self, signal: i32) {
+        if signal == TERMINATE {
+            asking::close_windows(&self.object.processes().unwrap_or_default());
+        }
+        // Everyone at its console hears what is pressed there; who has none has closed its windows.
+        let _ = self.signal(signal);
+    }
+
+    fn freeze(&mut self, wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        self.suspended.retain(|_, held| !held.has_ended());
+        loop {
+            // Stable when a look at all finds nobody new: who stands still starts nobody.
+            if self.suspend_new() == 0 {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+    }
+
+    fn thaw(&mut self) {
+        for held in self.suspended.drain().map(|(_, held)| held) {
+            held.resume();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.hold_all();
+        self.object.terminate();
+    }
+
+    fn wait_empty(&mut self, wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        loop {
+            let unpopulated = self.object.counters().is_ok_and(|counters| counters.active == 0);
+            if unpopulated && self.known.values().all(Held::has_ended) {
+                self.note_messages(Duration::ZERO);
+                self.suspended.clear();
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.note_messages(left.min(LOOK));
+        }
+    }
+
+    fn prove(&mut self) -> Proof {
+        let listed: HashSet<u32> = self.object.processes().unwrap_or_default();
+        let empty = self.is_empty() && listed.is_empty();
+        let mut by = Vec::new();
+        if empty {
+            by.push("job object: 0 active processes".to_owned());
+            by.push(format!("{} process handles signalled", self.known.len()));
+            by.push("leaving prevented: no breakaway".to_owned());
+        }
+        let survivors = self.members().unwrap_or_default().iter().map(survivor).collect();
+        Proof { empty, by, survivors }
+    }
+
+    fn count(&mut self) -> u64 {
+        self.object.counters().map_or(0, |counters| counters.active)
+    }
+
+    fn read(&mut self) -> Reading {
+        self.note_messages(Duration::ZERO);
+        let members = self.members().unwrap_or_default();
+        for member in &members {
+            let known = self.cpu.entry(member.id).or_default();
+            *known = member.cpu.max(*known);
+        }
+        let counted = self.object.counters().unwrap_or_default().cpu;
+        // Where the job's own figure is missing, as under Wine: those that were seen, the ended ones as they were last.
+        let summed = self.cpu.values().sum();
+        Reading {
+            cpu: counted.max(summed),
+            memory_bytes: members.iter().map(|member| member.memory).sum(),
+            pids: members.len() as u64,
+            oom_kills: self.refused.0,
+            pids_refused: self.refused.1,
+        }
+    }
+
+    fn processes(&self, limit: usize) -> Vec<Process> {
+        let members = self.members().unwrap_or_default();
+        members.iter().take(limit).map(|member| member.process(self.suspended.contains_key(&member.id))).collect()
+    }
+
+    fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
+        self.taken = self.object.set_limits(limits)?;
+        self.limits = *limits;
+        Ok(())
+    }
+
+    /// The object goes with its handles.
+    fn release(&mut self) {}
+}
+
+fn survivor(seen: &Seen) -> Survivor {
+    let process = seen.process(false);
+    Survivor {
+        pid: process.id.pid,
+        start_time: process.id.start_time,
+        command: process.command,
+        state: process.state.to_string(),
+        wait_channel: String::new(),
+    }
+}

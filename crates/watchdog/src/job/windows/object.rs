@@ -1,0 +1,271 @@
+//! A Job Object: limits, list, messages, end. See "Job Objects" in the Windows documentation.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle, RawHandle};
+use std::ptr::{null, null_mut};
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{ERROR_MORE_DATA, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
+use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatus};
+use windows_sys::Win32::System::JobObjects::{
+    AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_CPU_RATE_CONTROL_ENABLE,
+    JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP, JOB_OBJECT_LIMIT_ACTIVE_PROCESS, JOB_OBJECT_LIMIT_JOB_MEMORY,
+    JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, JOBOBJECT_ASSOCIATE_COMPLETION_PORT, JOBOBJECT_BASIC_ACCOUNTING_INFORMATION,
+    JOBOBJECT_BASIC_PROCESS_ID_LIST, JOBOBJECT_CPU_RATE_CONTROL_INFORMATION, JOBOBJECT_EXTENDED_LIMIT_INFORMATION,
+    JOBOBJECTINFOCLASS, JobObjectAssociateCompletionPortInformation, JobObjectBasicAccountingInformation,
+    JobObjectBasicProcessIdList, JobObjectCpuRateControlInformation, JobObjectExtendedLimitInformation,
+    QueryInformationJobObject, SetInformationJobObject, TerminateJobObject,
+};
+use windows_sys::Win32::System::SystemServices::{
+    JOB_OBJECT_MSG_ACTIVE_PROCESS_LIMIT, JOB_OBJECT_MSG_JOB_MEMORY_LIMIT, JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT,
+};
+
+use crate::job::Limits;
+
+/// The exit code of what the job's end has ended: that of `timeout(1)`.
+const ENDED: u32 = 124;
+/// The full rate of all processors, in hundredths of a percent.
+const FULL_RATE: f64 = 10_000.0;
+
+/// A job. All its processes end when the last handle to it is closed, and this is the only one.
+#[derive(Debug)]
+pub(super) struct JobObject {
+    job: OwnedHandle,
+    port: OwnedHandle,
+}
+
+/// Which limits the system took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) basic: bool,
+    pub(super) cpu: bool,
+}
+
+/// What the job says of its processes since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Messages {
+    /// How often it refused a new process because of the limit.
+    pub(super) processes_refused: u64,
+    /// How often it refused memory because of the limit.
+    pub(super) memory_refused: u64,
+}
+
+/// What the job counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) active: u64,
+    pub(super) cpu: Duration,
+}
+
+impl JobObject {
+    /// Makes an empty one, with no name by which others could open it, that nothing can break away from.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub(super) fn create() -> io::Result<Self> {
+        // SAFETY: neither attributes nor a name are given.
+        let job = owned(unsafe { CreateJobObjectW(null(), null()) })?;
+        // SAFETY: a new port without a file.
+        let port = owned(unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, null_mut(), 0, 1) })?;
+        let object = Self { job, port };
+        object.set(
+            JobObjectAssociateCompletionPortInformation,
+            &JOBOBJECT_ASSOCIATE_COMPLETION_PORT {
+                CompletionKey: null_mut(),
+                CompletionPort: object.port.as_raw_handle(),
+            },
+        )?;
+        object.set_basic(&Limits::default())?;
+        Ok(object)
+    }
+
+    /// The handle, to start a process in it.
+    pub(super) fn handle(&self) -> RawHandle {
+        self.job.as_raw_handle()
+    }
+
+    /// Sets what the system may enforce of `limits`.
+    ///
+    /// # Errors
+    /// If it refuses those that every Windows has. A processor rate may be refused, which the answer tells.
+    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<Taken> {
+        self.set_basic(limits)?;
+        let rate = limits.cpu_max.map(rate_of);
+        let flags = JOB_OBJECT_CPU_RATE_CONTROL_ENABLE | JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP;
+        let mut control = JOBOBJECT_CPU_RATE_CONTROL_INFORMATION {
+            ControlFlags: if rate.is_some() { flags } else { 0 },
+            ..Default::default()
+        };
+        control.Anonymous.CpuRate = rate.unwrap_or(0);
+        let cpu = self.set(JobObjectCpuRateControlInformation, &control).is_ok();
+        Ok(Taken { basic: true, cpu })
+    }
+
+    /// Kill on close, always; memory and processes where they are limited. No flag lets a process break away.
+    fn set_basic(&self, limits: &Limits) -> io::Result<()> {
+        let mut extended = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
+        let basic = &mut extended.BasicLimitInformation;
+        basic.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
+        if let Some(most) = limits.pids_max {
+            basic.LimitFlags |= JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
+            basic.ActiveProcessLimit = u32::try_from(most).unwrap_or(u32::MAX);
+        }
+        if let Some(bytes) = limits.memory_max {
+            basic.LimitFlags |= JOB_OBJECT_LIMIT_JOB_MEMORY;
+            extended.JobMemoryLimit = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+        self.set(JobObjectExtendedLimitInformation, &extended)
+    }
+
+    /// Puts a process into it.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub(super) fn assign(&self, process: RawHandle) -> io::Result<()> {
+        // SAFETY: both handles are open.
+        check(unsafe { AssignProcessToJobObject(self.handle(), process) })
+    }
+
+    /// Whether a process is in it. The handle must have `PROCESS_QUERY_INFORMATION`.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub(super) fn holds(&self, process: RawHandle) -> io::Result<bool> {
+        let mut inside = 0;
+        // SAFETY: both handles are open, and the place lives until the call returns.
+        check(unsafe { IsProcessInJob(process, self.handle(), &raw mut inside) })?;
+        Ok(inside != 0)
+    }
+
+    /// Ends every process in it, those of nested jobs too.
+    pub(super) fn terminate(&self) {
+        // It fails only for a handle without the right to, which this one has.
+        // SAFETY: the handle is open.
+        unsafe { TerminateJobObject(self.handle(), ENDED) };
+    }
+
+    /// What it counts.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub(super) fn counters(&self) -> io::Result<Counters> {
+        let mut accounting = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
+        self.query(JobObjectBasicAccountingInformation, &mut accounting)?;
+        let ticks = accounting.TotalUserTime.saturating_add(accounting.TotalKernelTime);
+        Ok(Counters { active: accounting.ActiveProcesses.into(), cpu: ticks_of(ticks) })
+    }
+
+    /// The processes in it and in jobs nested in it, however many.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub(super) fn processes(&self) -> io::Result<HashSet<u32>> {
+        /// The two counters in front of the list, in units of a process ID.
+        const HEAD: usize = size_of::<JOBOBJECT_BASIC_PROCESS_ID_LIST>() / size_of::<usize>() - 1;
+        let mut room = 64;
+        loop {
+            // Aligned as the structure is, whose last field is the list.
+            let mut buffer = vec![0_usize; HEAD + room];
+            let bytes = u32::try_from(buffer.len() * size_of::<usize>()).unwrap_or(u32::MAX);
+            // SAFETY: the buffer has the length that is given, and lives until the call returns.
+            let answered = check(unsafe {
+                QueryInformationJobObject(
+                    self.handle(),
+                    JobObjectBasicProcessIdList,
+                    buffer.as_mut_ptr().cast(),
+                    bytes,
+                    null_mut(),
+                )
+            });
+            match answered {
+                Err(error) if error.raw_os_error() == Some(ERROR_MORE_DATA.cast_signed()) => room *= 2,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    // SAFETY: the buffer begins with the structure, is aligned for it, and the call has filled it.
+                    let listed = unsafe {
+                        (*buffer.as_ptr().cast::<JOBOBJECT_BASIC_PROCESS_ID_LIST>()).NumberOfProcessIdsInList
+                    };
+                    let list = buffer[HEAD..].iter().take(listed as usize);
+                    return Ok(list.filter_map(|&pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0).collect());
+                }
+            }
+        }
+    }
+
+    /// Waits at most `wait` for the next message. What it said, together with all that was waiting; `None` if it said nothing.
+    pub(super) fn wait(&self, wait: Duration) -> Option<Messages> {
+        let mut said = None;
+        let mut wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX - 1);
+        loop {
+            let (mut message, mut key, mut overlapped) = (0, 0, null_mut());
+            // SAFETY: the port is open, and the three places live until the call returns.
+            let got = check(unsafe {
+                GetQueuedCompletionStatus(
+                    self.port.as_raw_handle(),
+                    &raw mut message,
+                    &raw mut key,
+                    &raw mut overlapped,
+                    wait,
+                )
+            });
+            match got {
+                Err(error) if error.raw_os_error() == Some(WAIT_TIMEOUT.cast_signed()) => return said,
+                Err(_) => return said,
+                Ok(()) => {
+                    let said = said.get_or_insert_with(Messages::default);
+                    match message {
+                        JOB_OBJECT_MSG_ACTIVE_PROCESS_LIMIT => said.processes_refused += 1,
+                        JOB_OBJECT_MSG_JOB_MEMORY_LIMIT | JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT => {
+                            said.memory_refused += 1
+                        }
+                        _ => {}
+                    }
+                    wait = 0;
+                }
+            }
+        }
+    }
+
+    fn set<T>(&self, class: JOBOBJECTINFOCLASS, information: &T) -> io::Result<()> {
+        let length = u32::try_from(size_of::<T>()).unwrap_or(0);
+        // SAFETY: the structure is the class's own, has the length that is given, and lives until the call returns.
+        check(unsafe { SetInformationJobObject(self.handle(), class, (&raw const *information).cast(), length) })
+    }
+
+    fn query<T>(&self, class: JOBOBJECTINFOCLASS, information: &mut T) -> io::Result<()> {
+        let length = u32::try_from(size_of::<T>()).unwrap_or(0);
+        // SAFETY: the structure is the class's own, has the length that is given, and lives until the call returns.
+        check(unsafe {
+            QueryInformationJobObject(self.handle(), class, (&raw mut *information).cast(), length, null_mut())
+        })
+    }
+}
+
+/// Cores as the share of all processors that the system counts in.
+fn rate_of(cores: f64) -> u32 {
+    #[expect(clippy::cast_precision_loss, reason = "the number of processors")]
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the full rate")]
+    let rate = (cores / all * FULL_RATE).clamp(1.0, FULL_RATE) as u32;
+    rate
+}
+
+/// A time in the system's unit of 100 nanoseconds.
+pub(super) fn ticks_of(ticks: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(ticks).unwrap_or(0).saturating_mul(100))
+}
+
+/// Takes a handle that a call has just made.
+pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it for us alone.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// What a call answered that returns zero if it failed.
+pub(super) fn check(answer: i32) -> io::Result<()> {
+    if answer == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
