@@ -11,6 +11,7 @@ mod place;
 mod platform;
 pub mod progress;
 pub mod rollback;
+pub mod root;
 pub mod snapshot;
 pub mod state;
 pub mod store;

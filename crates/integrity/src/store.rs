@@ -156,16 +156,24 @@ impl Store {
 /// As [`Store::open`] for a `path` that is missing, no directory, or a symbolic link.
 pub fn default_vault(state_dir: &Path, name: &str, path: &Path) -> Result<PathBuf> {
     let path = check_directory(path)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let fits = !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.chars().all(plain);
-    let hash = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
-    let slug = if fits { name } else { &hash[..16] };
-    let below_state = resolve(state_dir)?.join("vaults").join(slug);
+    let slug = slug(name, &path);
+    let below_state = resolve(state_dir)?.join("vaults").join(&slug);
     if same_filesystem(&path, &below_state)? {
         return Ok(below_state);
     }
     let parent = path.parent().unwrap_or(&path);
     Ok(parent.join(format!(".estop-vault-{slug}")))
+}
+
+/// The name of the vault of the store at `path`, which is called `name`.
+pub(crate) fn slug(name: &str, path: &Path) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.chars().all(plain);
+    if fits {
+        return name.to_owned();
+    }
+    let hash = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
+    hash[..16].to_owned()
 }
 
 /// Whether one of two directories is the other or lies in it, after following symbolic links. They need not exist.
@@ -196,7 +204,7 @@ fn check_directory(path: &Path) -> Result<PathBuf> {
 }
 
 /// The canonical form of a path whose last parts may not exist yet.
-fn resolve(path: &Path) -> Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).context("resolve", path)?;
     match fs::canonicalize(&absolute) {
         Ok(found) => Ok(found),
@@ -229,17 +237,22 @@ fn same_filesystem(store: &Path, place: &Path) -> Result<bool> {
     Ok(device_of(store).context("look at", store)? == there)
 }
 
+/// The store that a vault says it serves; `None` if there is no vault.
+pub(crate) fn known_path(vault: &Path) -> Result<Option<PathBuf>> {
+    Ok(known(vault)?.map(|identity| identity.store()))
+}
+
+fn known(vault: &Path) -> Result<Option<Identity>> {
+    let file = vault.join("identity");
+    let Some(bytes) = sealed::read(&file, IDENTITY_KIND, IDENTITY_VERSION)? else { return Ok(None) };
+    let damaged = |error: postcard::Error| estop_durable::Error::Damaged { path: file, detail: error.to_string() };
+    Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
+}
+
 /// Reads the vault's identity, or gives it one. A vault follows a store that was moved, but serves no second one.
 fn identify(vault: &Path, store: &Path) -> Result<[u8; 16]> {
     let file = vault.join("identity");
-    let known: Option<Identity> = match sealed::read(&file, IDENTITY_KIND, IDENTITY_VERSION)? {
-        Some(bytes) => Some(
-            postcard::from_bytes(&bytes)
-                .map_err(|error| estop_durable::Error::Damaged { path: file.clone(), detail: error.to_string() })?,
-        ),
-        None => None,
-    };
-    let identity = match known {
+    let identity = match known(vault)? {
         Some(known) if known.store() == store => return Ok(known.vault),
         Some(known) if known.store().is_dir() => {
             return Err(Error::VaultOfAnother { vault: vault.into(), owner: known.store(), store: store.into() });

@@ -202,6 +202,10 @@ impl Document {
         rotation.step = Step::Promoted;
         rotation.emergency |= emergency;
         let version = rotation.version;
+        // Older ones too: a value that was put by hand has left the one before it valid without an end.
+        for held in self.held.iter_mut().filter(|held| held.info.state == VersionState::Previous) {
+            held.info.valid_until = held.info.valid_until.into_iter().chain(valid_until).min();
+        }
         self.demote_current(valid_until);
         if let Some(held) = self.held_mut(version) {
             held.info.state = VersionState::Current;

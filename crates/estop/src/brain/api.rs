@@ -29,6 +29,11 @@ pub enum Call {
         /// Its name.
         name: String,
     },
+    /// Do not start a workload again that waits for that.
+    Stay {
+        /// Its name.
+        name: String,
+    },
     /// Go on with an incident.
     Resume {
         /// Its identifier.
@@ -62,7 +67,8 @@ pub enum Answer {
 /// # Errors
 /// With exit code 5 if it cannot be reached; otherwise what it answers.
 pub fn request(site: &Site, call: &Call) -> Result<Value> {
-    let wait = if matches!(call, Call::Status | Call::Resume { .. }) { PROMPT } else { ANSWER_WAIT };
+    let wait =
+        if matches!(call, Call::Status | Call::Stay { .. } | Call::Resume { .. }) { PROMPT } else { ANSWER_WAIT };
     let away = |detail: String| {
         let message = format!("the daemon cannot be reached at {}: {detail}", site.brain_socket().display());
         Failure::new(Code::Unreachable, "no-daemon", message, "start it with `estop up`")

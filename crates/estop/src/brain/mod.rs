@@ -37,6 +37,9 @@ const DOWN_WAIT: Duration = Duration::from_mins(5);
 pub struct Known {
     /// How often it was started again.
     pub restarts: u64,
+    /// Whether it waits to be started again.
+    #[serde(default)]
+    pub restarting: bool,
     /// How it ended last.
     pub last_exit: Option<Exit>,
     /// Why it is not running, if it failed.

@@ -120,6 +120,16 @@ async fn answer(brain: &Arc<Brain>, call: Call) -> Result<Value> {
             answered.await.map_err(|_| gone())??;
             Ok(Value::Null)
         }
+        Call::Stay { name } => {
+            let (reply, answered) = oneshot::channel();
+            let told = match brain.orders.get(&name) {
+                Some(sender) => sender.send(Order::Stay(reply)).await.is_ok(),
+                None => false,
+            };
+            // Who is being started is not waiting any more.
+            let stays = told && answered.await.unwrap_or(false);
+            Ok(json!(stays))
+        }
         Call::Resume { id } => {
             let brain = Arc::clone(brain);
             tokio::task::spawn_blocking(move || brain.resume(&id));

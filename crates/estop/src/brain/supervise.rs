@@ -36,6 +36,8 @@ const STOP_WAIT: Duration = Duration::from_mins(4);
 pub(super) enum Order {
     /// Start the workload, and say how that went.
     Start(oneshot::Sender<Result<()>>),
+    /// Do not start it again, if it waits for that; and say whether it did.
+    Stay(oneshot::Sender<bool>),
     /// Stop it, asking first, and end.
     Shutdown,
 }
@@ -100,9 +102,12 @@ impl Supervisor {
     async fn next_start(&mut self) -> Option<oneshot::Sender<Result<()>>> {
         match self.waiting.take() {
             Some(reply) => Some(reply),
-            None => match self.inbox.recv().await {
-                Some(Order::Start(reply)) => Some(reply),
-                Some(Order::Shutdown) | None => None,
+            None => loop {
+                match self.inbox.recv().await {
+                    Some(Order::Start(reply)) => return Some(reply),
+                    Some(Order::Stay(reply)) => drop(reply.send(false)),
+                    Some(Order::Shutdown) | None => return None,
+                }
             },
         }
     }
@@ -173,7 +178,7 @@ impl Supervisor {
             return Err(estop_watchdog::Error::NameTaken { name }.into());
         }
         let workload = self.definition().clone();
-        let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &workload))
+        let stores = tokio::task::spawn_blocking(move || snapshot_before(&brain, &name, &workload))
             .await
             .map_err(|error| Failure::failed(error.to_string(), ""))??;
         let workload = self.definition();
@@ -256,6 +261,7 @@ impl Supervisor {
                     Some(Order::Start(reply)) => {
                         let _ = reply.send(Err(estop_watchdog::Error::NameTaken { name: self.name.clone() }.into()));
                     }
+                    Some(Order::Stay(reply)) => drop(reply.send(false)),
                     Some(Order::Shutdown) | None => return Next::Shutdown,
                 },
             }
@@ -335,11 +341,17 @@ impl Supervisor {
         loop {
             let pause = self.pause;
             self.pause = (pause * 2).min(LONGEST_PAUSE);
+            self.brain.learn(&self.name, |known| known.restarting = true);
+            let waiting = Restarting(&self.brain, &self.name);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 order = self.inbox.recv() => match order {
                     Some(Order::Start(reply)) => {
                         let _ = reply.send(Ok(()));
+                    }
+                    Some(Order::Stay(reply)) => {
+                        let _ = reply.send(true);
+                        return None;
                     }
                     Some(Order::Shutdown) | None => {
                         self.inbox.close();
@@ -347,6 +359,7 @@ impl Supervisor {
                     }
                 },
             }
+            drop(waiting);
             if !matches!(self.brain.site.latch().holds(&self.name), Ok(None)) {
                 return None;
             }
@@ -358,10 +371,19 @@ impl Supervisor {
     }
 }
 
+/// While this is there, the workload is shown to wait for its next start.
+struct Restarting<'a>(&'a Brain, &'a str);
+
+impl Drop for Restarting<'_> {
+    fn drop(&mut self) {
+        self.0.learn(self.1, |known| known.restarting = false);
+    }
+}
+
 /// Finds the stores of `workload` and makes the snapshots of before its run.
-fn snapshot_before(brain: &Brain, workload: &Workload) -> Result<Stores> {
+fn snapshot_before(brain: &Brain, name: &str, workload: &Workload) -> Result<Stores> {
     let stores = Stores::of(&brain.site, workload)?;
-    stores.snapshot_before_run(&brain.site)?;
+    stores.snapshot_before_run(&brain.site, name)?;
     Ok(stores)
 }
 

@@ -74,10 +74,16 @@ pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, out
     let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });
     let recorded = recording.complete(of_stop(incident, &stopped));
     let recorded = (!stopped.jobs.is_empty()).then_some(recorded);
-    let next_action = next_action(&stopped, recorded.as_ref(), &id);
+    let is_missing = |name: &&String| stopped.jobs.iter().all(|job| job.name != **name);
+    let missing: Vec<&str> = names.iter().filter(is_missing).map(String::as_str).collect();
+    let mut next_action = next_action(&stopped, recorded.as_ref(), &id);
+    if !missing.is_empty() && !stopped.jobs.is_empty() {
+        next_action =
+            format!("No job was found for {}: check the name, and `estop status`. {next_action}", missing.join(", "));
+    }
     let answer = Answer::new(&stopped, recorded.is_some().then(|| id.clone()), reason, stopped.latched, next_action);
     output.result(&answer, |answer| text(answer, &stopped.jobs));
-    Ok(if stopped.is_proven() { Code::Done } else { Code::NotProven })
+    Ok(if stopped.is_proven() && missing.is_empty() { Code::Done } else { Code::NotProven })
 }
 
 /// A stop needs descriptors for every job: all that there may be. Only for commands that start nothing.

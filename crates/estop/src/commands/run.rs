@@ -63,7 +63,11 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
     let workload = workload(options);
     let stores = Stores::of(&site, &workload)?;
-    stores.snapshot_before_run(&site)?;
+    if site.open_run_dir()?.job(&name).is_alive()? {
+        // Before the snapshot: one of another's run is none of before it.
+        return Err(estop_watchdog::Error::NameTaken { name }.into());
+    }
+    stores.snapshot_before_run(&site, &name)?;
     let mut foreground = foreground::Foreground::enter();
     let launch = Launch {
         site: &site,

@@ -104,6 +104,8 @@ fn workload(
         None => {
             let state = if latched {
                 "latched"
+            } else if known.restarting {
+                "starting"
             } else if known.failure.is_some() {
                 "failed"
             } else {

@@ -56,12 +56,23 @@ pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<
 /// # Errors
 /// If one does not run, or its guardian does not answer.
 pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
+    let mut stayed = names.to_vec();
+    // First, so that what is started meanwhile is found. Without a daemon nothing is started again.
+    let stays = |name: &String| api::request(site, &Call::Stay { name: name.clone() }).is_ok_and(|stays| stays == true);
+    stayed.retain(stays);
     let stopped = stop_all(site, names, reason)?;
-    let proven = !stopped.jobs.is_empty() && is_clear(&stopped);
+    // And once more for what has ended by itself in between.
+    let ended = |name: &&String| stopped.jobs.iter().all(|job| job.name != **name) && !stayed.contains(*name);
+    let again: Vec<String> = names.iter().filter(ended).filter(|name| stays(name)).cloned().collect();
+    stayed.extend(again);
+    let is_known = |name: &&String| stayed.contains(name) || stopped.jobs.iter().any(|job| job.name == **name);
+    let missing: Vec<&str> = names.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
+    let proven = missing.is_empty() && is_clear(&stopped);
+    let missing_action = format!("Not found running: {}; see `estop status`.", missing.join(", "));
     let next_action = if !stopped.unreachable.is_empty() {
         "Not every guardian answered: `estop now` with their names ends their jobs without them."
-    } else if stopped.jobs.is_empty() {
-        "None of them was running: see `estop status`."
+    } else if !missing.is_empty() && is_clear(&stopped) {
+        missing_action.as_str()
     } else if proven {
         "They are stopped; `estop start` starts them again."
     } else {

@@ -63,13 +63,14 @@ impl Stores {
         Ok(Self { writes: find(&workload.stores)?, protects: find(&workload.protect)? })
     }
 
-    /// Makes the snapshots to which the protected stores are put back.
+    /// Makes the snapshots to which the protected stores are put back after an emergency in the job `name`.
     ///
     /// # Errors
     /// If one cannot be made.
-    pub fn snapshot_before_run(&self, site: &Site) -> Result<()> {
+    pub fn snapshot_before_run(&self, site: &Site, name: &str) -> Result<()> {
         for place in &self.protects {
-            let wanted = NewSnapshot { origin: Origin::BeforeRun, ..NewSnapshot::default() };
+            let label = Some(before_run_of(name));
+            let wanted = NewSnapshot { origin: Origin::BeforeRun, label, ..NewSnapshot::default() };
             place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
         }
         Ok(())
@@ -78,6 +79,11 @@ impl Stores {
     fn all(&self) -> impl Iterator<Item = &Place> {
         self.writes.iter().chain(&self.protects)
     }
+}
+
+/// The label of the snapshot that a run of the job `name` begins with.
+pub fn before_run_of(name: &str) -> String {
+    format!("before the run of {name}")
 }
 
 /// The secrets of one start, read and already noted in the ledger.

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::keys::{Keys, exposed_to, ledger};
-use super::launch::block_on;
+use super::launch::{before_run_of, block_on};
 use super::stores::{JobWriters, Place};
 use crate::failure::{Failure, Result};
 use crate::site::Site;
@@ -263,9 +263,9 @@ impl Response {
     }
 
     fn put_back(&self, order: &Order, store: &str) -> Result<std::result::Result<Answer, Failed>> {
-        let place = Place::find(&self.site, store)?;
+        let (place, aside) = Place::find_or_remake(&self.site, store)?;
         let manager = place.open()?;
-        let Some(snapshot) = point_before(&manager, &order.incident)? else {
+        let Some(snapshot) = self.point_before(&manager, &order.incident)? else {
             return Ok(Err(Failed::new(format!(
                 "{store} has no snapshot from before the incident: nothing can be put back"
             ))));
@@ -274,11 +274,34 @@ impl Response {
         let report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
         let mut detail = object(json!(report));
         detail.insert("snapshot".to_owned(), json!(snapshot.id));
+        detail.insert("put_aside".to_owned(), json!(aside));
         Ok(if report.verified {
             Ok(Answer::Done(detail))
         } else {
             Err(Failed::new(format!("{store} was put back, but not everything matches")).with_detail(detail))
         })
+    }
+
+    /// Where a store is put back to: what a foreground run of the incident began with, whatever snapshots were made since; for
+    /// workloads of the configuration, which run for long, the newest snapshot from before the incident that was not made for a
+    /// rollback or in an incident.
+    fn point_before(&self, manager: &SnapshotManager, incident: &Incident) -> Result<Option<KBSnapshot>> {
+        let mut sound = manager.list()?;
+        sound.retain(|snapshot| {
+            snapshot.created <= incident.opened
+                && matches!(snapshot.origin, Origin::Manual | Origin::Schedule | Origin::BeforeRun)
+        });
+        let foreground = incident.workloads.iter().filter(|name| !self.site.config.workloads.contains_key(*name));
+        let began = foreground.filter_map(|name| {
+            let label = before_run_of(name);
+            let of_run = |snapshot: &&KBSnapshot| {
+                snapshot.origin == Origin::BeforeRun && snapshot.label.as_ref() == Some(&label)
+            };
+            sound.iter().rfind(of_run)
+        });
+        // Of several runs on one store the first: it is to be as it was before all of them.
+        let began = began.min_by_key(|snapshot| snapshot.created).cloned();
+        Ok(began.or_else(|| sound.pop()))
     }
 
     fn replace_keys(&self, order: &Order, secrets: &[String]) -> Result<std::result::Result<Answer, Failed>> {
@@ -430,15 +453,6 @@ impl Actions for Response {
 /// Whether a rotation did all that it was for: the new version is in force, the old one is not, and everybody knows.
 pub fn is_complete(report: &estop_secrets::rotate::Report) -> bool {
     report.is_complete() && report.notified.iter().all(|notified| notified.acknowledged)
-}
-
-/// The newest snapshot that was made before the incident was opened, and not for a rollback or in an incident.
-fn point_before(manager: &SnapshotManager, incident: &Incident) -> Result<Option<KBSnapshot>> {
-    let sound = |snapshot: &KBSnapshot| {
-        snapshot.created <= incident.opened
-            && matches!(snapshot.origin, Origin::Manual | Origin::Schedule | Origin::BeforeRun)
-    };
-    Ok(manager.list()?.into_iter().rfind(sound))
 }
 
 /// The `SQLite` databases below `dir`, by their first bytes. No symbolic link is followed.

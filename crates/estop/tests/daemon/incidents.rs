@@ -149,3 +149,69 @@ fn the_daemon_takes_up_what_a_killed_run_left() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+/// What it protects, itself: removed, or with something else in its place.
+#[test]
+fn a_protected_directory_that_was_taken_away_is_put_back() {
+    for (deed, there) in [("rm -rf kb", false), ("mv kb away; echo > kb", true), ("mv kb away; ln -s away kb", true)] {
+        let scene = Scene::new();
+        let note = scene.house().file("kb/note", "as it was");
+        let kb = note.parent().unwrap().to_owned();
+        std::fs::set_permissions(&kb, std::os::unix::fs::PermissionsExt::from_mode(0o751)).unwrap();
+        let (directory, path) = (scene.path().display().to_string(), kb.display().to_string());
+        let body = format!("cd {directory}; {deed}; echo > sign; exec sleep 1000");
+        let run = scene.guard("w", &["--protect", &path, "--time-max", "1s"], &["sh", "-c", &body], "sign");
+        let outcome = run.wait().expect(124);
+        assert!(outcome.stderr.contains("recovered"), "{deed}: {outcome:?}");
+        assert_eq!(read(&note), "as it was", "{deed}");
+        let found = std::fs::symlink_metadata(&kb).unwrap();
+        assert!(found.is_dir());
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&found) & 0o7777, 0o751);
+        assert_eq!(std::fs::symlink_metadata(scene.path().join("kb.aside-1")).is_ok(), there, "{deed}");
+
+        // By hand, and by a daemon that is not kept from starting.
+        std::fs::remove_dir_all(&kb).unwrap();
+        let list = scene.run(&["snapshot", "list", &path]).expect(1);
+        assert!(list.stderr.contains("estop rollback"), "{list:?}");
+        scene.json(0, &["rollback", &path, "--to", &jiff::Timestamp::now().to_string()]);
+        assert!(kb.is_dir());
+        scene.expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_store_that_was_taken_away_keeps_no_daemon_from_starting() {
+    let scene = Scene::new();
+    house(&scene, "");
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    scene.json(0, &["stop", "a"]);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    std::fs::remove_dir_all(scene.path().join("kb")).unwrap();
+    let brain = scene.up();
+    scene.wait_state("a", "failed");
+    scene.json(0, &["rollback", "kb", "--to", &jiff::Timestamp::now().to_string()]);
+    assert_eq!(read(&scene.path().join("kb/note")), "as it was");
+    scene.json(0, &["start", "a"]);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// Whatever snapshots are made of the damage meanwhile.
+#[test]
+fn a_run_is_put_back_to_what_it_began_with() {
+    let scene = Scene::new();
+    let note = scene.house().file("kb/note", "as it was");
+    let kb = note.parent().unwrap().display().to_string();
+    let body = format!("echo ruined > {}; echo > sign; exec sleep 1000", note.display());
+    let run = scene.guard("w", &["--protect", &kb], &["sh", "-c", &body], "sign");
+    scene.json(0, &["snapshot", "create", &kb]);
+    scene.run(&["run", "--name", "other", "--protect", &kb, "--", "true"]).expect(0);
+    scene.run(&["run", "--name", "w", "--protect", &kb, "--", "true"]).expect(4);
+    scene.json(0, &["now", "w"]);
+    run.wait().expect(124);
+    assert_eq!(read(&note), "as it was");
+    scene.expect_nothing_left();
+}

@@ -176,3 +176,33 @@ fn a_job_that_several_hold_runs_when_the_last_lets_go_and_counts_it() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+#[test]
+fn a_stop_reaches_a_workload_that_waits_for_its_next_start() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"false\"]\nrestart = \"on-failure\"\n[workload.b]\ncommand = [\"sleep\", \"1000\"]\n");
+    let brain = scene.up();
+    until("it waits for its next start", || {
+        let status = scene.status("a");
+        status["state"] == "starting" && !status["last_exit"].is_null()
+    });
+    scene.run(&["stop", "a"]).expect(0);
+    assert_eq!(scene.status("a")["state"], "stopped");
+    let restarts = scene.status("a")["restarts"].clone();
+    // Somebody who was not stopped is started meanwhile, and so is everything that was still on its way.
+    scene.json(0, &["restart", "b"]);
+    assert_eq!((&scene.status("a")["state"], &scene.status("a")["restarts"]), (&"stopped".into(), &restarts));
+
+    for order in ["stop", "now"] {
+        scene.wait_state("b", "running");
+        let answer = scene.json(3, &[order, "b", "no-such"]);
+        assert!(answer["next_action"].as_str().unwrap().contains("no-such"), "{answer:#}");
+        scene.wait_state("b", if order == "now" { "latched" } else { "stopped" });
+        if order == "stop" {
+            scene.json(0, &["start", "b"]);
+        }
+    }
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

@@ -112,6 +112,27 @@ fn a_webhook_whose_signing_key_is_missing_keeps_no_leaked_secret_in_force() {
 }
 
 #[test]
+fn no_older_version_stays_valid_without_an_end() {
+    let house = House::new();
+    for value in ["leaked", "put by hand"] {
+        house.feed(&["secret", "put", "token"], value).expect(0);
+    }
+    house.config("[secret.token]\n[secret.told]\nnotify = [{ exec = [\"true\"] }]\n");
+    house.json(0, &["rotate", "token"]);
+    let versions = house.json(0, &["secret", "versions", "token"]);
+    for version in versions["versions"].as_array().unwrap().iter().take(2) {
+        assert!(version["valid_until"].is_string() || version["state"] == "current", "{versions:#}");
+    }
+    for value in ["leaked", "put by hand"] {
+        house.feed(&["secret", "put", "told"], value).expect(0);
+    }
+    house.json(0, &["rotate", "told"]);
+    for version in ["1", "2"] {
+        house.run(&["secret", "get", "told", "--version", version]).expect(1);
+    }
+}
+
+#[test]
 fn what_nobody_can_make_is_reported_beside_what_was_done() {
     let house = House::new();
     for name in ["made", "unmade"] {

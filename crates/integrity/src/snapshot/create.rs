@@ -12,7 +12,7 @@ use crate::path::StorePath;
 use crate::progress::Progress;
 use crate::state::{Change, State};
 use crate::writers::Writers;
-use crate::{Error, Result};
+use crate::{Error, Result, root};
 
 /// What snapshot is wanted.
 #[derive(Clone, Debug)]
@@ -58,6 +58,10 @@ impl SnapshotManager {
         let started = Instant::now();
         if inner.catalogue.facts.pending.is_some() {
             return Err(Error::Interrupted { store: self.store.name().to_owned() });
+        }
+        // Before a rollback it may be the damage that one would note.
+        if wanted.origin != Origin::BeforeRollback {
+            root::note(self.store.path(), self.store.vault())?;
         }
         let (observation, stillness) = self.look(inner, writers, progress)?;
         let Observation { changes, skipped, unstable, coverage } = observation;

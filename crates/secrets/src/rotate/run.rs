@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
             let told = &self.report.notified;
             let acknowledged = !told.is_empty() && told.iter().all(|notified| notified.acknowledged);
             if acknowledged || self.plan.overlap.is_zero() {
-                self.report.old_revoked = self.revoke_from(&document, rotation).await;
+                self.report.old_revoked = self.revoke_older(&document, rotation).await;
             }
         }
         self.settle(rotation.id).await?;
@@ -294,14 +294,6 @@ impl<'a> Run<'a> {
             all &= self.revoke(document, version, rotation.id).await;
         }
         all
-    }
-
-    /// Revokes the version that was in force before. Whether it is, or there was none.
-    async fn revoke_from(&mut self, document: &Document, rotation: &Rotation) -> bool {
-        match rotation.from {
-            Version::NONE => true,
-            version => self.revoke(document, version, rotation.id).await,
-        }
     }
 
     /// Revokes one version: first where it is used, then here, as it is needed for the former.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use estop_integrity::root::{known_vault, knows};
+
 use super::Surroundings;
 use crate::config::host::filesystem;
 use crate::config::{Config, KeyPath, Period, Problem};
@@ -38,7 +40,8 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
                 "give it a length of time, or remove it",
             ));
         }
-        if !is_directory(&place, problems) {
+        let lost = || is_lost(&place.written, name, store.vault.as_deref(), &surroundings.state_dir);
+        if !is_directory(&place, lost, problems) {
             continue;
         }
         if let Some(vault) = &store.vault {
@@ -71,8 +74,21 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
     }
 }
 
-fn is_directory(place: &Place, problems: &mut Vec<Problem>) -> bool {
-    let (message, hint) = match fs::metadata(&place.written) {
+/// Whether the directory of a store is gone that its vault knows: a program has taken it away. That is no fault of the
+/// configuration, and must keep nobody from putting it back.
+fn is_lost(path: &Path, name: &str, vault: Option<&Path>, state_dir: &Path) -> bool {
+    match vault {
+        Some(vault) => knows(vault, path).unwrap_or(false),
+        None => matches!(known_vault(state_dir, name, path), Ok(Some(_))),
+    }
+}
+
+fn is_directory(place: &Place, is_lost: impl Fn() -> bool, problems: &mut Vec<Problem>) -> bool {
+    let found = fs::metadata(&place.written);
+    if !found.as_ref().is_ok_and(fs::Metadata::is_dir) && is_lost() {
+        return true;
+    }
+    let (message, hint) = match found {
         Ok(metadata) if metadata.is_dir() && place.real.parent().is_some() => return true,
         Ok(metadata) if metadata.is_dir() => {
             (format!("{} can't be all of the filesystem", place.what), "name a directory below".to_owned())

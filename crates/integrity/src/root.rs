@@ -1,0 +1,130 @@
+//! A store's own directory: noted with each snapshot, and made anew where a program has taken it away.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use estop_durable::{Kind, replace, sealed};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Context as _;
+use crate::store::{known_path, resolve, slug};
+use crate::{Error, Result};
+
+const KIND: Kind = Kind(*b"ESTOPRUT");
+const VERSION: u32 = 1;
+/// So many names are tried for what stands in a store's place.
+const NAMES: u32 = 10_000;
+
+/// Whose the directory is, and who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Root {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+fn file(vault: &Path) -> PathBuf {
+    vault.join("root")
+}
+
+fn read(vault: &Path) -> Result<Option<Root>> {
+    let Some(bytes) = sealed::read(&file(vault), KIND, VERSION)? else { return Ok(None) };
+    let damaged =
+        |error: postcard::Error| estop_durable::Error::Damaged { path: file(vault), detail: error.to_string() };
+    Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
+}
+
+/// Notes whose the store at `path` is, in its vault.
+pub(crate) fn note(path: &Path, vault: &Path) -> Result<()> {
+    let found = fs::metadata(path).context("look at", path)?;
+    let root = Root { mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid() };
+    // What cannot be read is written anew.
+    if matches!(read(vault), Ok(Some(known)) if known == root) {
+        return Ok(());
+    }
+    let bytes = postcard::to_stdvec(&root).map_err(|error| Error::Io {
+        action: "note whose the store is in",
+        path: file(vault),
+        source: io::Error::other(error),
+    })?;
+    Ok(sealed::write(&file(vault), KIND, VERSION, &bytes)?)
+}
+
+/// The vault that knows the store at `path`, which need not be there any more: where [`default_vault`](crate::store::default_vault)
+/// has put it.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Durable`] if it cannot be looked for.
+pub fn known_vault(state_dir: &Path, name: &str, path: &Path) -> Result<Option<PathBuf>> {
+    let path = place(path)?;
+    let slug = slug(name, &path);
+    let beside = path.parent().unwrap_or(&path).join(format!(".estop-vault-{slug}"));
+    for vault in [resolve(state_dir)?.join("vaults").join(&slug), beside] {
+        if known_path(&vault)?.as_deref() == Some(&path) {
+            return Ok(Some(vault));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `vault` knows a store at `path`.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Durable`] if it cannot be read.
+pub fn knows(vault: &Path, path: &Path) -> Result<bool> {
+    Ok(known_path(vault)?.as_deref() == Some(&*place(path)?))
+}
+
+/// Makes the directory of the store at `path` anew, empty, if it is gone or something else stands in its place: that is put
+/// aside, not removed. Answers where it was put. Does nothing if the directory is there.
+///
+/// # Errors
+/// [`Error::StoreMissing`] if `vault` does not know a store there; [`Error::Io`] if it cannot be made.
+pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
+    let path = place(path)?;
+    let found = match fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => return Ok(None),
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).context("look at", &path),
+    };
+    if !knows(vault, &path)? {
+        return Err(Error::StoreMissing { path });
+    }
+    let aside = found.map(|_| put_aside(&path)).transpose()?;
+    let root = read(vault)?.unwrap_or(Root { mode: 0o700, uid: crate::platform::user(), gid: own_group(&path) });
+    replace::create_dir(&path, 0o700)?;
+    if root.uid != crate::platform::user() {
+        chown(&path, Some(root.uid), Some(root.gid)).context("give back", &path)?;
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(root.mode)).context("set the mode of", &path)?;
+    Ok(aside)
+}
+
+fn own_group(path: &Path) -> u32 {
+    path.parent().and_then(|parent| fs::metadata(parent).ok()).map_or(0, |parent| parent.gid())
+}
+
+fn put_aside(path: &Path) -> Result<PathBuf> {
+    for number in 1..NAMES {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".aside-{number}"));
+        let aside = path.with_file_name(name);
+        if fs::symlink_metadata(&aside).is_err() {
+            fs::rename(path, &aside).context("put aside", path)?;
+            return Ok(aside);
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AlreadyExists)).context("find a name beside", path)
+}
+
+/// The path without links, but for its last part, which is what matters here.
+fn place(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).context("resolve", path)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
+        _ => Ok(absolute),
+    }
+}
