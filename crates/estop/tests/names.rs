@@ -81,7 +81,7 @@ fn the_daemon_ends_what_dead_guardians_left_of_runs() {
 fn an_end_is_told_and_its_incident_carried_through_when_the_disk_is_full() {
     let scene = Scene::new();
     std::fs::create_dir_all(scene.run_dir()).unwrap();
-    let Some(small) = SmallDisk::mount(&scene.run_dir()) else { return };
+    let Some(small) = SmallDisk::mount(&scene.run_dir(), "256k") else { return };
     let running = begin(&scene, &["--time-max", "2s"], "first");
     let full = std::fs::write(scene.run_dir().join("fill"), vec![1; 1 << 20]);
     assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
@@ -89,6 +89,35 @@ fn an_end_is_told_and_its_incident_carried_through_when_the_disk_is_full() {
     assert!(ended.stderr.contains("incident"), "{ended:?}");
     let incidents = scene.json(0, &["incident", "list"]);
     assert_eq!(incidents["incidents"][0]["trigger"], "limit", "{incidents:#}");
+    scene.expect_nothing_left();
+    drop(small);
+}
+
+/// The program itself fills the filesystem on which state and store are: what is kept for that is given up.
+#[test]
+fn a_program_that_fills_the_disk_is_recovered_from_like_any_other() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.house().state_dir()).unwrap();
+    let Some(small) = SmallDisk::mount(&scene.house().state_dir(), "24m") else { return };
+    let home = scene.house().state_dir().join("home");
+    let kb = scene.house().file(home.join("kb/note"), "as it was").parent().unwrap().display().to_string();
+    let state = home.join("state").display().to_string();
+    scene.house().config("[secret.token]\n");
+    let estop = |words: &[&str]| scene.run(&[&["--json", "--state-dir", &state], words].concat());
+    scene.house().feed(&["--state-dir", &state, "secret", "put", "token"], "leaked").expect(0);
+    let body = format!(
+        "cd {kb}; echo ruined > note; cat /dev/zero > fill; touch {}; exec sleep 1000",
+        scene.path().join("sign").display()
+    );
+    let options =
+        ["--state-dir", &state, "run", "--name", "w", "--protect", &kb, "--secret", "TOKEN=token", "--time-max", "3s"];
+    let ended = scene.run(&[&options[..], &["--", "sh", "-c", &body]].concat()).expect(124);
+    assert!(scene.path().join("sign").exists(), "the disk was not full: {ended:?}");
+    assert_eq!(std::fs::read_to_string(home.join("kb/note")).unwrap(), "as it was", "{ended:?}");
+    assert_eq!(estop(&["incident", "list"]).expect(0).json()["incidents"][0]["outcome"], "recovered", "{ended:?}");
+    assert_ne!(scene.run(&["--state-dir", &state, "secret", "get", "token"]).expect(0).stdout, "leaked");
+    let log = std::fs::read_to_string(home.join("state/critical-failures.jsonl")).unwrap();
+    assert!(log.contains("\"breach\""), "{log}");
     scene.expect_nothing_left();
     drop(small);
 }
@@ -137,9 +166,9 @@ struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     /// `None` where this user may not mount.
-    fn mount(path: &std::path::Path) -> Option<Self> {
+    fn mount(path: &std::path::Path, size: &str) -> Option<Self> {
         let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"]).arg(path);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"]).arg(path);
         mount.output().is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
     }
 }

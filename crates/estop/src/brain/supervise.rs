@@ -294,12 +294,9 @@ impl Supervisor {
         let run =
             tokio::task::spawn_blocking(move || response::attend(&brain.site, &ended, &protects, server::log_event))
                 .await;
-        match run.map_err(|error| Failure::failed(error.to_string(), ""))? {
-            Ok(run) => {
-                tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
-            }
-            Err(error) => tracing::error!(workload = self.name, %error, "the incident could not be carried through"),
-        }
+        // If it cannot be carried through, how the job ended stays there to be read by the next daemon.
+        let run = run.map_err(|error| Failure::failed(error.to_string(), ""))??;
+        tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
         Ok(())
     }
 

@@ -93,11 +93,18 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let Some(outcome) = guardian.dir.outcome_of(&guardian.id)? else {
         return Err(lost(&site, &guardian, &stores, output));
     };
-    let incident = recover(&site, &outcome, &stores, output);
-    // What is left then is a small directory that the next job of this name takes over.
-    let _ = guardian.dir.remove(&guardian.id);
-    let incident = incident?;
-
+    let incident = match recover(&site, &outcome, &stores, output) {
+        Ok(incident) => {
+            // What is left then is a small directory that the next job of this name takes over.
+            let _ = guardian.dir.remove(&guardian.id);
+            incident
+        }
+        Err(error) => {
+            // How it ended stays there to be read: the next `estop up` carries its incident through.
+            output.warn(&format!("the incident could not be carried through: {error}; `estop up` tries again"));
+            None
+        }
+    };
     summarise(options, &outcome, incident.as_ref())?;
     Ok(exit_code(&outcome))
 }

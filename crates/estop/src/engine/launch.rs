@@ -15,6 +15,7 @@ use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Progra
 use estop_watchdog::ladder::{Steps, Thresholds};
 use estop_watchdog::registry::RunDir;
 
+use super::ballast;
 use super::keys::Keys;
 use super::stores::{JobWriters, Place, vaults};
 use super::user::{self, Account};
@@ -103,6 +104,7 @@ impl Launch<'_> {
             return Err(estop_watchdog::Error::Latched { since: entry.since, reason: entry.reason }.into());
         }
         let run_dir = self.site.open_run_dir()?;
+        ballast::take_on(&self.site.state_dir);
         let id = uuid::Uuid::now_v7().to_string();
         let account = self.workload.user.as_deref().map(user::look_up).transpose()?;
         let delivered = self.deliver(keys, &id).await?;

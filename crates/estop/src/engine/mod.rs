@@ -1,5 +1,6 @@
 //! The pillars wired together: what one needs of another, given to it.
 
+pub mod ballast;
 pub mod keys;
 pub mod launch;
 pub mod record;

@@ -6,6 +6,7 @@ use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId};
 use estop_watchdog::guardian::{Evidence, Recorder};
 use serde_json::{Value, json};
 
+use super::ballast;
 use crate::site::critical_failures;
 
 /// Writes evidence into the critical-failure log of the state directory.
@@ -15,9 +16,8 @@ pub struct LogRecorder;
 impl Recorder for LogRecorder {
     fn record(&self, state_dir: &Path, evidence: &Evidence) {
         // This runs in a copy of a guardian whose job is just being ended: there is nobody left to tell of a failure.
-        if let Ok(log) = CriticalFailureLog::open(&critical_failures(state_dir)) {
-            let _ = log.append(&entry(evidence));
-        }
+        let entry = entry(evidence);
+        let _ = ballast::with(state_dir, || CriticalFailureLog::open(&critical_failures(state_dir))?.append(&entry));
     }
 }
 

@@ -21,6 +21,7 @@ use estop_watchdog::stop::{Category, StopReport, StoppedBy};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::ballast;
 use super::keys::{Keys, exposed_to, ledger};
 use super::launch::{before_run_of, block_on};
 use super::stores::{JobWriters, Place};
@@ -51,6 +52,10 @@ pub struct Emergency {
 /// # Errors
 /// If it cannot be planned or recorded, or is recorded already.
 pub fn open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
+    ballast::with(&site.state_dir, || try_open(site, emergency))
+}
+
+fn try_open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
     let incident = plan(site, emergency)?;
     let store = IncidentStore::open(&site.incidents())?;
     let claim = store.claim(incident.id)?;
@@ -69,9 +74,11 @@ pub fn open(site: &Site, emergency: &Emergency) -> Result<(Claim, Incident)> {
 /// # Errors
 /// As for [`open`].
 pub fn save(site: &Site, emergency: &Emergency) -> Result<Incident> {
-    let incident = plan(site, emergency)?;
-    estop_recovery::Journal::save(&IncidentStore::open(&site.incidents())?, &incident)?;
-    Ok(incident)
+    ballast::with(&site.state_dir, || {
+        let incident = plan(site, emergency)?;
+        estop_recovery::Journal::save(&IncidentStore::open(&site.incidents())?, &incident)?;
+        Ok(incident)
+    })
 }
 
 /// Takes back the record of an emergency that was none.
