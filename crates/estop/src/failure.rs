@@ -133,7 +133,9 @@ impl From<estop_integrity::Error> for Failure {
                 (Code::Failed, "no-such-point", "see `estop snapshot list`")
             }
             E::TargetNotEmpty { .. } => (Code::Usage, "target-not-empty", "choose an empty directory"),
-            E::InvalidPath { .. } => (Code::Usage, "path", "give it as it is named in the store"),
+            E::InvalidPath { .. } | E::NoSuchPath { .. } => {
+                (Code::Usage, "path", "give it as it is named in the store")
+            }
             E::CatalogueDamaged { .. } => (Code::Failed, "catalogue-damaged", "run `estop snapshot rebuild`"),
             E::StoreMissing { .. }
             | E::StoreNotDirectory { .. }

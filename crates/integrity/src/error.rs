@@ -175,6 +175,14 @@ pub enum Error {
         /// What there is instead.
         hint: String,
     },
+    /// The path is neither in the store nor in what it is to be put back to.
+    #[error("{path} is neither in {store} nor was it there at that point: check the path")]
+    NoSuchPath {
+        /// The store's name.
+        store: String,
+        /// The path as it was given.
+        path: String,
+    },
     /// Several snapshots begin with the id given.
     #[error("{count} snapshots of {store} begin with {prefix:?}: give more of the id")]
     AmbiguousSnapshot {

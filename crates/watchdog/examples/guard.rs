@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         brain_loss_grace: Duration::ZERO,
         stores: Vec::new(),
         protects: Vec::new(),
+        log: None,
         secret_files: Vec::new(),
         incident: uuid::Uuid::now_v7().to_string(),
     };

@@ -61,6 +61,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     check_name(&name)?;
     let site = arguments.site()?;
     let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
+    refuse_nothing_to_run_with(options)?;
     let workload = workload(options);
     let stores = Stores::of(&site, &workload)?;
     if site.open_run_dir()?.job(&name).is_alive()? {
@@ -119,6 +120,23 @@ impl Drop for Unnamed {
     fn drop(&mut self) {
         // What is left of it then is one small file.
         let _ = self.latch.forget(&self.name);
+    }
+}
+
+/// As the configuration refuses it.
+fn refuse_nothing_to_run_with(options: &RunArguments) -> Result<()> {
+    let zero = [
+        ("--memory-max", options.memory_max.is_some_and(|size| size.bytes() == 0)),
+        ("--cpu-max", options.cpu_max.is_some_and(|percent| percent.cores() <= 0.0)),
+        ("--pids-max", options.pids_max == Some(0)),
+        ("--time-max", options.time_max.is_some_and(|time| time.duration().is_zero())),
+    ];
+    match zero.into_iter().find(|(_, zero)| *zero) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::usage(
+            format!("{option} is zero: the program could not run at all"),
+            "give it a value above zero, or leave it out for no limit",
+        )),
     }
 }
 

@@ -167,9 +167,16 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
     crate::engine::launch::check_name(name)?;
     let path = site.log_file(name);
     let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
+    skip_hole(&mut file);
     loop {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|error| Failure::io("read", &path, &error))?;
+        if !follow && output.json {
+            let text = String::from_utf8_lossy(&text);
+            let answer = json!({"schema_version": 1, "name": name, "lines": text.lines().collect::<Vec<_>>()});
+            output.result(&answer, |_| String::new());
+            return Ok(Code::Done);
+        }
         if show(name, &text, output).is_err() || !follow {
             return Ok(Code::Done);
         }
@@ -180,6 +187,23 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
             let _ = file.seek(SeekFrom::Start(0));
         }
     }
+}
+
+/// The oldest of a long output was given back: what is left begins behind a hole, with the first whole line there.
+fn skip_hole(file: &mut std::fs::File) {
+    let Ok(begin @ 1..) = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0)) else {
+        let _ = file.seek(SeekFrom::Start(0));
+        return;
+    };
+    let mut position = begin;
+    let mut byte = [0];
+    while file.read(&mut byte).is_ok_and(|length| length == 1) {
+        position += 1;
+        if byte[0] == b'\n' {
+            break;
+        }
+    }
+    let _ = file.seek(SeekFrom::Start(position));
 }
 
 /// The output as it is, or a JSON object a line.

@@ -65,6 +65,9 @@ pub struct Workload {
     /// The longest time it is held frozen before it is stopped.
     #[serde(default = "Workload::default_freeze_max")]
     pub freeze_max: Period,
+    /// How much of its output is kept: about so much of the newest.
+    #[serde(default = "Workload::default_log_max")]
+    pub log_max: Size,
     /// Whether it is started again when it ends. Never after a `CRITICAL_STOP`.
     #[serde(default)]
     pub restart: Restart,
@@ -116,6 +119,7 @@ impl Workload {
             secret_files: BTreeMap::new(),
             freezable: true,
             freeze_max: Self::default_freeze_max(),
+            log_max: Self::default_log_max(),
             restart: Restart::default(),
             on_brain_loss: OnBrainLoss::default(),
             brain_loss_grace: Self::default_brain_loss_grace(),
@@ -133,6 +137,10 @@ impl Workload {
 
     fn default_freeze_max() -> Period {
         Period::from_secs(3600)
+    }
+
+    fn default_log_max() -> Size {
+        Size::from_bytes(64 << 20)
     }
 
     fn default_brain_loss_grace() -> Period {

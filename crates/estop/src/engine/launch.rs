@@ -9,7 +9,7 @@ use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::exposure::{Channel, Exposure};
 use estop_secrets::{SecretName, SecretValue};
-use estop_watchdog::guardian::{GuardianSpec, OWN_VARIABLES};
+use estop_watchdog::guardian::{GuardianSpec, LogSpec, OWN_VARIABLES};
 use estop_watchdog::job::linux::procfs;
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
@@ -134,9 +134,16 @@ impl Launch<'_> {
             brain_loss_grace: workload.brain_loss_grace.duration(),
             stores: stores.all().map(|place| place.path.clone()).collect(),
             protects: stores.protects.iter().map(|place| place.name.clone()).collect(),
+            log: self.log(),
             secret_files: delivered.files,
             incident: estop_recovery::IncidentId::new().to_string(),
         })
+    }
+
+    /// Where a workload's output goes that runs on its own. One in the foreground writes to its caller's streams.
+    fn log(&self) -> Option<LogSpec> {
+        let path = self.site.log_file(self.name);
+        self.process_group.is_none().then(|| LogSpec { path, max_bytes: self.workload.log_max.bytes() })
     }
 
     fn program(&self, environment: Vec<(Bytes, Bytes)>, account: Option<Account>) -> Program {

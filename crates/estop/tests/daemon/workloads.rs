@@ -206,3 +206,25 @@ fn a_stop_reaches_a_workload_that_waits_for_its_next_start() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+/// What a workload writes must not fill the disk.
+#[test]
+fn the_output_of_a_workload_is_bounded_and_its_newest_is_shown() {
+    let scene = Scene::new();
+    let body = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); head -c 100000 /dev/zero | tr '\\0' x; echo; echo line $i; sleep 0.05; done; echo last; exec sleep 1000";
+    scene.house().config(&format!("[workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\nlog_max = \"1MiB\"\n"));
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    until("it has written it all", || scene.run(&["logs", "a"]).stdout.ends_with("last\n"));
+    let log = scene.house().state_dir().join("logs/a.log");
+    let held = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&log).unwrap()) * 512;
+    until("the older half was given back", || held() < 2 << 20);
+    let shown = scene.run(&["logs", "a"]).expect(0).stdout;
+    assert!(shown.starts_with('x') || shown.starts_with("line"), "{}", &shown[..20]);
+    assert!(shown.contains("line 40\n") && !shown.contains("line 1\n"));
+    let object = scene.json(0, &["logs", "a"]);
+    assert_eq!(object["lines"].as_array().unwrap().last().unwrap(), "last");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

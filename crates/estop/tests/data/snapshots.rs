@@ -284,3 +284,16 @@ fn a_store_that_another_estop_works_on_is_refused() {
     drop(held);
     house.run(&["snapshot", "list", "kb"]).expect(0);
 }
+
+#[test]
+fn a_path_that_never_was_is_a_slip_and_no_success() {
+    let house = House::new();
+    house.file("kb/note", "one");
+    let made = house.json(0, &["snapshot", "create", "kb"]);
+    house.file("kb/note", "two");
+    let id = made["id"].as_str().unwrap();
+    let refused = house.run(&["rollback", "kb", "--to", id, "--path", "nott"]).expect(2);
+    assert!(refused.stderr.contains("nott"), "{refused:?}");
+    house.json(0, &["rollback", "kb", "--to", id, "--path", "note"]);
+    assert_eq!(std::fs::read_to_string(house.path().join("kb/note")).unwrap(), "one");
+}

@@ -106,3 +106,15 @@ fn a_breach_that_stops_asks_first() {
     assert_eq!((&told["stopped_by"], &told["incident"]), (&"limit".into(), &Value::Null), "{told:#}");
     scene.expect_nothing_left();
 }
+
+#[test]
+fn limits_that_leave_nothing_to_run_with_are_refused_before_anything_starts() {
+    let scene = Scene::new();
+    for option in [["--time-max", "0s"], ["--cpu-max", "0"], ["--memory-max", "0"], ["--pids-max", "0"]] {
+        let sign = scene.path().join("started").display().to_string();
+        let refused = scene.run(&[&["run"], &option[..], &["--", "touch", &sign]].concat()).expect(2);
+        assert!(refused.stderr.contains(option[0]), "{refused:?}");
+        assert!(!std::path::Path::new(&sign).exists());
+    }
+    scene.expect_nothing_left();
+}

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::catalogue::Pending;
 use crate::log::{Intent, Lsn, Outcome, Record, batch};
 use crate::path::StorePath;
-use crate::place::Materials;
+use crate::place::{Materials, full};
 use crate::platform::{Privileges, open_for_writing};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::{Inner, NewSnapshot, Origin, SCHEMA_VERSION, SnapshotManager, safety_failed};
@@ -92,6 +92,7 @@ impl SnapshotManager {
         let mut inner = self.inner();
         let to_lsn = self.resolve(&inner, &request.to)?.lsn;
         let everything = inner.catalogue.state_at(to_lsn)?;
+        self.refuse_unknown(&request.paths, &everything)?;
         if request.dry_run {
             return self.dry_run(&mut inner, request, to_lsn, &everything, progress, started);
         }
@@ -115,6 +116,18 @@ impl SnapshotManager {
         drop(frozen);
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// A path that is neither there now nor was there then is a slip.
+    fn refuse_unknown(&self, paths: &[StorePath], everything: &State) -> Result<()> {
+        let known = |path: &StorePath| {
+            everything.0.keys().any(|there| there.is_within(path))
+                || std::fs::symlink_metadata(full(self.store.tree(), path)).is_ok()
+        };
+        match paths.iter().find(|path| !known(path)) {
+            None => Ok(()),
+            Some(path) => Err(Error::NoSuchPath { store: self.store.name().to_owned(), path: path.to_string() }),
+        }
     }
 
     fn dry_run(

@@ -6,6 +6,7 @@
 
 mod client;
 mod evidence;
+mod log;
 mod outcome;
 mod server;
 mod sockets;
@@ -17,5 +18,6 @@ pub mod wire;
 
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
+pub use log::LogSpec;
 pub use spec::{GuardianSpec, OnBrainLoss, OnBreach};
 pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketAddrUnix;
 
 use super::evidence::{Evidence, Helpers, Recorder, Writing};
+use super::log::Log;
 use super::outcome::Record;
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
 use super::surroundings::Raised;
@@ -56,6 +57,7 @@ pub(super) struct Prepared {
     pub(super) now_file: std::fs::File,
     pub(super) now_watch: OwnedFd,
     pub(super) signals: OwnedFd,
+    pub(super) log: Option<Log>,
 }
 
 /// Who wants a frozen job to stand still.
@@ -288,6 +290,9 @@ impl<'a> Server<'a> {
     /// Takes a sample and acts on what it shows. Returns what it cost.
     fn sample(&mut self) -> Duration {
         let before = Instant::now();
+        if let Some(log) = &mut self.prepared.log {
+            log.bound();
+        }
         let breach = self.prepared.job.sample();
         let cost = before.elapsed();
         if let Some(breach) = breach {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::log::LogSpec;
 use crate::job::{JobSpec, ProcessId, SecretFile};
 use crate::ladder::{Rung, Steps, Thresholds};
 
@@ -66,6 +67,8 @@ pub struct GuardianSpec {
     pub stores: Vec<PathBuf>,
     /// The stores that are put back after a `CRITICAL_STOP` of it.
     pub protects: Vec<String>,
+    /// Where its output goes, if that is to be bounded.
+    pub log: Option<LogSpec>,
     /// Secrets to be delivered as files.
     pub secret_files: Vec<SecretFile>,
     /// The identifier of the incident that a breach opens. Chosen beforehand, so that a breach needs to choose nothing.

@@ -14,6 +14,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use estop_durable::lock::Lock;
 
 use super::evidence::Recorder;
+use super::log::Log;
 use super::server::{Prepared, Server};
 use super::sockets;
 use super::spec::GuardianSpec;
@@ -219,7 +220,20 @@ fn set_up(
     spec.job.program.environment.clear();
     spec.secret_files.clear();
     let Latches { own: latch_own, all: latch_all } = latches;
-    Ok(Prepared { spec, job, dir: dir.clone(), reserve, socket, latch_own, latch_all, now_file, now_watch, signals })
+    let log = spec.log.as_ref().and_then(Log::open);
+    Ok(Prepared {
+        log,
+        spec,
+        job,
+        dir: dir.clone(),
+        reserve,
+        socket,
+        latch_own,
+        latch_all,
+        now_file,
+        now_watch,
+        signals,
+    })
 }
 
 /// Limits the job, records it and starts its program.

@@ -29,8 +29,15 @@ pub(super) fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment
             refuse_disorder(thresholds.of(metric), assignment)?;
         }
     }
-    let zero = [limits.memory_max == Some(0), limits.pids_max == Some(0), limits.cpu_max == Some(0.0)];
-    if zero.contains(&true) {
+    let zero = limits.memory_max == Some(0)
+        || limits.pids_max == Some(0)
+        || limits.cpu_max == Some(0.0)
+        || limits.time_max.is_some_and(|time| time.is_zero());
+    let reached = Metric::ALL.into_iter().any(|metric| {
+        let Steps { warn, throttle, freeze, stop } = *thresholds.of(metric);
+        [warn, throttle, freeze, stop].contains(&Some(0.0))
+    });
+    if zero || reached {
         return Err(Failure::usage(
             format!("{assignment:?} would leave nothing to run with"),
             "use a value above zero, or `none`",
@@ -113,6 +120,9 @@ mod tests {
             "memory_max=0",
             "time_max=abc",
             "cpu_max=0",
+            "time_max=0s",
+            "time.warn=0s",
+            "memory.stop=0",
         ] {
             assert!(applied(&[wrong]).is_err(), "{wrong}");
         }
