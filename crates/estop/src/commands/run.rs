@@ -43,6 +43,9 @@ pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output
     match attempt(arguments, options, output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            if let Err(error) = summarise_failure(options, &failure) {
+                eprintln!("{}", error.render(output.colour));
+            }
             // Standard output is the command's; also this goes to standard error.
             eprintln!("{}", if output.json { failure.to_json().to_string() } else { failure.render(output.colour) });
             ExitCode::from(match (failure.code, failure.kind) {
@@ -286,6 +289,21 @@ fn summarise(options: &RunArguments, outcome: &Outcome, incident: Option<&Incide
         "peak": {"memory_bytes": outcome.peak.memory_bytes, "cpu_cores": outcome.peak.cpu_cores, "processes": outcome.peak.processes},
         "seconds": outcome.seconds,
     });
+    std::fs::write(path, format!("{summary}\n")).map_err(|error| Failure::io("write the summary", path, &error))
+}
+
+/// The summary of a run that did not come to its end, or not to its start.
+fn summarise_failure(options: &RunArguments, failure: &Failure) -> Result<()> {
+    let Some(path) = &options.summary else { return Ok(()) };
+    let mut summary = failure.to_json();
+    if let Some(fields) = summary.as_object_mut() {
+        let rest = json!({
+            "schema_version": 1, "name": options.name, "exit": {"code": null, "signal": null}, "stopped_by": null,
+            "incident": null, "tier": null, "isolation": null,
+            "peak": {"memory_bytes": 0, "cpu_cores": 0.0, "processes": 0}, "seconds": 0.0,
+        });
+        fields.extend(rest.as_object().cloned().unwrap_or_default());
+    }
     std::fs::write(path, format!("{summary}\n")).map_err(|error| Failure::io("write the summary", path, &error))
 }
 

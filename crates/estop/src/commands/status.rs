@@ -8,6 +8,7 @@ use anstyle::AnsiColor;
 use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
 use estop_watchdog::guardian::wire::{Listing, Status};
+use estop_watchdog::job::Limits;
 use estop_watchdog::latch::Latched;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde_json::{Map, Value, json};
@@ -133,7 +134,15 @@ fn running(status: &Status) -> Value {
         "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation,
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
         "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes, "uptime_seconds": status.uptime_seconds,
-        "limits": status.limits, "thresholds": status.thresholds, "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
+        "limits": limits(&status.limits), "thresholds": status.thresholds, "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
+    })
+}
+
+/// Limits as the contract names quantities.
+pub(super) fn limits(limits: &Limits) -> Value {
+    json!({
+        "memory_max_bytes": limits.memory_max, "cpu_max_cores": limits.cpu_max, "pids_max": limits.pids_max,
+        "time_max_seconds": limits.time_max.map(|time| time.as_secs_f64()),
     })
 }
 

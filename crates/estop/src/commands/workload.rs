@@ -154,7 +154,7 @@ pub(super) fn limit(site: &Site, command: LimitCommand, output: &Output) -> Resu
         limits::apply(&mut limits, &mut thresholds, assignment)?;
     }
     let status = client.set_limits(&limits, &thresholds)?;
-    let answer = json!({"schema_version": 1, "name": name, "limits": status.limits, "thresholds": status.thresholds, "enforced_by_kernel": status.enforced});
+    let answer = json!({"schema_version": 1, "name": name, "limits": super::status::limits(&status.limits), "thresholds": status.thresholds, "enforced_by_kernel": status.enforced});
     output.result(&answer, |_| format!("{name}: {}", assignments.join(", ")));
     Ok(Code::Done)
 }

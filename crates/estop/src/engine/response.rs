@@ -277,7 +277,8 @@ impl Response {
                 "{store} has no snapshot from before the incident: nothing can be put back"
             ))));
         };
-        let request = RollbackRequest::new(RecoveryPoint::from(&snapshot.id));
+        // In an emergency somebody's open file is no reason to leave the damage; the report names who has one.
+        let request = RollbackRequest { despite_open: true, ..RollbackRequest::new(RecoveryPoint::from(&snapshot.id)) };
         let report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
         let mut detail = object(json!(report));
         detail.insert("snapshot".to_owned(), json!(snapshot.id));

@@ -119,9 +119,9 @@ fn a_limit_that_is_lowered_while_it_runs_trips() {
     let brain = scene.up();
     scene.wait_state("a", "running");
     let answer = scene.json(0, &["limit", "set", "a", "memory_max=100MiB", "pids.warn=50"]);
-    assert_eq!(answer["limits"]["memory_max"], 100 << 20, "{answer:#}");
+    assert_eq!(answer["limits"]["memory_max_bytes"], 100 << 20, "{answer:#}");
     scene.run(&["limit", "set", "a", "memory_max=little"]).expect(2);
-    assert_eq!(scene.status("a")["limits"]["memory_max"], 100 << 20);
+    assert_eq!(scene.status("a")["limits"]["memory_max_bytes"], 100 << 20);
     scene.json(0, &["limit", "set", "a", "time_max=100ms"]);
     scene.wait_state("a", "latched");
     until("its incident is recorded", || scene.json(0, &["incident", "list"])["incidents"][0]["trigger"] == "limit");

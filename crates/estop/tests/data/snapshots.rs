@@ -297,3 +297,21 @@ fn a_path_that_never_was_is_a_slip_and_no_success() {
     house.json(0, &["rollback", "kb", "--to", id, "--path", "note"]);
     assert_eq!(std::fs::read_to_string(house.path().join("kb/note")).unwrap(), "one");
 }
+
+/// Whoever holds a file open would go on writing to what is no longer in the store.
+#[test]
+fn a_file_that_another_program_has_open_for_writing_keeps_the_store_as_it_is() {
+    let house = House::new();
+    let note = house.file("kb/note", "one");
+    let made = house.json(0, &["snapshot", "create", "kb"]);
+    house.file("kb/note", "two");
+    let id = made["id"].as_str().unwrap();
+    let open = std::fs::OpenOptions::new().append(true).open(&note).unwrap();
+    let refused = house.run(&["rollback", "kb", "--to", id]).expect(4);
+    assert!(refused.stderr.contains(&std::process::id().to_string()), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), "two");
+    let forced = house.json(0, &["rollback", "kb", "--to", id, "--force"]);
+    assert_eq!(forced["open_by"][0]["pid"], std::process::id(), "{forced:#}");
+    drop(open);
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), "one");
+}

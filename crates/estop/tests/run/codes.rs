@@ -93,3 +93,18 @@ fn the_summary_says_how_it_went_and_standard_output_stays_empty() {
     assert_eq!(scene.json(0, &["incident", "show", &incident])["outcome"], "stopped");
     scene.expect_nothing_left();
 }
+
+#[test]
+fn the_summary_is_written_whatever_the_code() {
+    let scene = Scene::new();
+    let summary = scene.path().join("summary.json");
+    let path = summary.display().to_string();
+    for (options, code) in [(&["--", "no-such-command"][..], 127), (&["--pids-max", "0", "--", "true"], 2)] {
+        scene.run(&[&["run", "--name", "w", "--summary", &path], options].concat()).expect(code);
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
+        assert_eq!((&written["name"], &written["stopped_by"]), (&"w".into(), &serde_json::Value::Null));
+        assert!(written["error"]["message"].is_string() && written["peak"].is_object(), "{written:#}");
+        std::fs::remove_file(&summary).unwrap();
+    }
+    scene.expect_nothing_left();
+}

@@ -17,7 +17,7 @@ use crate::catalogue::Pending;
 use crate::log::{Intent, Lsn, Outcome, Record, batch};
 use crate::path::StorePath;
 use crate::place::{Materials, full};
-use crate::platform::{Privileges, open_for_writing};
+use crate::platform::{OpenBy, Privileges, open_for_writing};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::{Inner, NewSnapshot, Origin, SCHEMA_VERSION, SnapshotManager, safety_failed};
 use crate::state::State;
@@ -35,6 +35,7 @@ const TOLD: usize = 100;
 
 /// What rollback is wanted.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a refusal that a person lifts by itself")]
 pub struct RollbackRequest {
     /// Where to go back to.
     pub to: RecoveryPoint,
@@ -44,6 +45,8 @@ pub struct RollbackRequest {
     pub dry_run: bool,
     /// Go on although writers are alive. They are frozen meanwhile where that is possible.
     pub force: bool,
+    /// Go on although programs outside have files of the store open for writing: what they write then is lost to the store.
+    pub despite_open: bool,
     /// Restore set-uid and set-gid bits and file capabilities too.
     pub privileges: bool,
 }
@@ -51,7 +54,7 @@ pub struct RollbackRequest {
 impl RollbackRequest {
     /// The whole store, to `to`, with nothing forced.
     pub fn new(to: RecoveryPoint) -> Self {
-        Self { to, paths: Vec::new(), dry_run: false, force: false, privileges: false }
+        Self { to, paths: Vec::new(), dry_run: false, force: false, despite_open: false, privileges: false }
     }
 }
 
@@ -100,6 +103,9 @@ impl SnapshotManager {
         if !alive.is_empty() && !request.force {
             return Err(Error::WritersAlive { store: self.store.name().to_owned(), writers: alive });
         }
+        if !request.despite_open {
+            self.refuse_open()?;
+        }
         let frozen = if alive.is_empty() { None } else { freeze(writers) };
         let held = AlreadyFrozen(frozen.as_ref().map(|frozen| frozen.names().to_vec()).unwrap_or_default());
         let wanted = NewSnapshot { label: None, origin: Origin::BeforeRollback, pinned: true };
@@ -116,6 +122,19 @@ impl SnapshotManager {
         drop(frozen);
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    fn refuse_open(&self) -> Result<()> {
+        let open = open_for_writing(self.store.path());
+        if open.is_empty() {
+            return Ok(());
+        }
+        let writer = |open: &OpenBy| Writer {
+            name: format!("process {} ({}), which has {} open", open.pid, open.command, open.path),
+            stop_unproven: false,
+        };
+        let writers = open.iter().map(writer).collect();
+        Err(Error::WritersAlive { store: self.store.name().to_owned(), writers })
     }
 
     /// A path that is neither there now nor was there then is a slip.

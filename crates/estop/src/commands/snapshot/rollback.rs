@@ -34,7 +34,7 @@ pub(in crate::commands) fn rollback(
     }
     let (place, manager) = open(site, store, output)?;
     let paths = paths.iter().map(|path| inside(&place, path)).collect::<Result<Vec<_>>>()?;
-    let request = RollbackRequest { paths, dry_run, force, ..RollbackRequest::new(to) };
+    let request = RollbackRequest { paths, dry_run, force, despite_open: force, ..RollbackRequest::new(to) };
     let steadfast = Steadfast::begin();
     let progress = Bars::new(output).answering(&steadfast);
     let mut report = manager.rollback(&request, &JobWriters::of(site, &place), &progress)?;
