@@ -2,8 +2,10 @@
 //! no line can be changed, removed or moved unnoticed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use estop_durable::lines::{self, Lines};
+use estop_durable::lock::Lock;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -106,14 +108,24 @@ impl CriticalFailureLog {
 
     /// Appends an entry and returns its sequence number, from 1. It is durable on return.
     ///
+    /// A log whose end is damaged is put aside as it is, and a new one begun: damage must not keep what comes after it from being
+    /// recorded. [`CriticalFailureLog::verify`] names what was put aside.
+    ///
     /// # Errors
-    /// [`Error::Durable`] if it could not be made durable, or the log's end is damaged.
+    /// [`Error::Durable`] if it could not be made durable.
     pub fn append(&self, entry: &CriticalFailure) -> Result<u64> {
         let unreadable = |detail: String| Error::Unreadable { path: self.path.clone(), detail };
-        match serde_json::to_value(entry) {
-            Ok(Value::Object(fields)) => Ok(self.lines.append(&fields)?),
-            Ok(_) => Err(unreadable("an entry is not an object".into())),
-            Err(error) => Err(unreadable(error.to_string())),
+        let fields = match serde_json::to_value(entry) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) => return Err(unreadable("an entry is not an object".into())),
+            Err(error) => return Err(unreadable(error.to_string())),
+        };
+        match self.lines.append(&fields) {
+            Err(estop_durable::Error::Damaged { .. }) => {
+                put_aside(&self.path)?;
+                Ok(Lines::open(&self.path)?.append(&fields)?)
+            }
+            other => Ok(other?),
         }
     }
 
@@ -134,12 +146,58 @@ impl CriticalFailureLog {
             kind: fault.kind.to_string(),
             detail: fault.detail,
         });
-        Ok(AuditReport {
-            schema_version: SCHEMA_VERSION,
-            path: path.to_owned(),
-            lines: report.lines,
-            ok: report.ok,
-            faults: faults.collect(),
-        })
+        let damaged = damaged(path).into_iter().map(|aside| AuditFault {
+            line: 0,
+            kind: "damaged".to_owned(),
+            detail: format!("an earlier log was damaged and put aside: {}", aside.display()),
+        });
+        let faults: Vec<_> = faults.chain(damaged).collect();
+        let ok = report.ok && faults.is_empty();
+        Ok(AuditReport { schema_version: SCHEMA_VERSION, path: path.to_owned(), lines: report.lines, ok, faults })
     }
+}
+
+/// How long another process that puts it aside is waited for.
+const ASIDE_WAIT: Duration = Duration::from_secs(5);
+
+/// What begins the name of a log that was put aside.
+fn aside_prefix(path: &Path) -> String {
+    format!("{}.damaged-", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Renames the damaged log at `path` and its head, unless somebody else has done so by now.
+fn put_aside(path: &Path) -> Result<()> {
+    let named = |suffix: &str| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        path.with_file_name(name)
+    };
+    let _lock = Lock::acquire(&named(".aside"), ASIDE_WAIT)?;
+    if lines::verify(path)?.ok {
+        return Ok(());
+    }
+    let name = format!("{}{}", aside_prefix(path), Timestamp::now().as_millisecond());
+    for (from, to) in [(named(".head"), format!("{name}.head")), (path.to_owned(), name)] {
+        let to = path.with_file_name(to);
+        match estop_durable::file::rename(&from, &to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::Unreadable { path: from, detail: format!("it cannot be put aside: {error}") });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The logs beside `path` that were put aside.
+fn damaged(path: &Path) -> Vec<PathBuf> {
+    let prefix = aside_prefix(path);
+    // Each has its head beside it, by the same name and a suffix.
+    let is_aside =
+        |name: &str| name.strip_prefix(&prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let beside = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        beside.filter(|entry| entry.file_name().to_str().is_some_and(is_aside)).map(|entry| entry.path()).collect();
+    found.sort_unstable();
+    found
 }

@@ -215,3 +215,23 @@ fn a_run_is_put_back_to_what_it_began_with() {
     assert_eq!(read(&note), "as it was");
     scene.expect_nothing_left();
 }
+
+#[test]
+fn a_restart_is_approved_once_the_latch_is_released() {
+    let scene = Scene::new();
+    scene.house().config(
+        "[workload.a]\ncommand = [\"sleep\", \"1000\"]\n[recovery]\non_critical_stop = [\"rollback\", \"rotate\", \"restart\"]\n",
+    );
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    let id = scene.json(0, &["now", "a"])["incident"].as_str().unwrap().to_owned();
+    until("it waits for a person", || scene.run(&["incident", "show", &id]).stdout.contains("waits for approval"));
+    let refused = scene.run(&["incident", "approve", &id]).expect(4);
+    assert!(refused.stderr.contains("estop reset"), "{refused:?}");
+    scene.json(0, &["reset"]);
+    assert_eq!(scene.json(0, &["incident", "approve", &id])["outcome"], "recovered");
+    scene.wait_state("a", "running");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

@@ -142,3 +142,30 @@ fn a_changed_removed_or_swapped_line_of_the_record_is_found() {
         assert!(told.stdout.contains(kind), "{told:?}");
     }
 }
+
+#[test]
+fn a_damaged_record_keeps_nothing_from_being_recorded_and_is_not_forgotten() {
+    let house = House::new();
+    let path = house.state_dir().join("critical-failures.jsonl");
+    let append = |reason: &str| {
+        let mut entry = CriticalFailure::new("limit-breach");
+        entry.reason = Some(reason.to_owned());
+        CriticalFailureLog::open(&path).unwrap().append(&entry).unwrap()
+    };
+    append("the first");
+    append("the second");
+    let mut damaged = std::fs::read_to_string(&path).unwrap();
+    damaged.push_str("x\n");
+    std::fs::write(&path, &damaged).unwrap();
+    assert_eq!(append("the third"), 1, "a new log begins");
+    append("the fourth");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("the third") && text.contains("the fourth") && !text.contains("the first"));
+    let report = house.json(3, &["record", "verify"]);
+    assert_eq!(
+        (&report["ok"], &report["lines"], &report["faults"][0]["kind"]),
+        (&false.into(), &2.into(), &"damaged".into())
+    );
+    let kept = report["faults"][0]["detail"].as_str().unwrap().rsplit(' ').next().unwrap();
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), damaged, "it was changed");
+}

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use estop_recovery::{
-    Claim, CriticalFailureLog, Error as RecoveryError, Event, Incident, IncidentId, IncidentStore, Outcome, StepKind,
+    Claim, CriticalFailureLog, Error as RecoveryError, Event, Incident, IncidentId, IncidentStore, Outcome, Step,
+    StepKind,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -100,6 +101,7 @@ fn follow(site: &Site, id: &str, output: &Output) -> Result<Code> {
 fn approve(site: &Site, id: &str, step: Option<&str>, output: &Output) -> Result<Code> {
     let kind = step.map(step_kind).transpose()?;
     let store = store(site, id)?;
+    refuse_restart_while_latched(site, &store.show(id)?, kind)?;
     let approved = store.approve(id, kind)?;
     match store.take_up(&approved.id.to_string()) {
         Ok((claim, incident)) => carry_on(site, claim, incident, output),
@@ -111,6 +113,25 @@ fn approve(site: &Site, id: &str, step: Option<&str>, output: &Output) -> Result
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A restart that the latch forbids would fail, and close the incident.
+fn refuse_restart_while_latched(site: &Site, incident: &Incident, kind: Option<StepKind>) -> Result<()> {
+    let restart = |step: &Step| step.kind == StepKind::Restart && step.awaits_approval();
+    if kind.is_some_and(|kind| kind != StepKind::Restart) || !incident.steps.iter().any(restart) {
+        return Ok(());
+    }
+    for name in &incident.workloads {
+        if site.latch().holds(name)?.is_some() {
+            return Err(Failure::new(
+                Code::Refused,
+                "latched",
+                format!("{name} is latched, so it cannot be started again yet"),
+                "look at it, `estop reset`, then approve; `--step rollback` or `--step rotate` approve those alone",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn step_kind(word: &str) -> Result<StepKind> {
