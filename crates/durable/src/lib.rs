@@ -5,7 +5,7 @@
 //! * [`sealed`]: a small file with kind, version and checksum, replaced as a whole.
 //! * [`slot`]: a preallocated file that can be rewritten when the disk is full.
 //! * [`replace`]: atomic replace and directory synchronisation.
-//! * [`file`]: positions, modes and renames, on every platform.
+//! * [`mod@file`]: positions, modes and renames, on every platform.
 //! * [`lock`]: a lock that the kernel releases when its holder dies.
 //!
 //! Two rules hold everywhere. A write is acknowledged only after the device was told to keep it; and a

@@ -380,7 +380,9 @@ impl Drop for Restarting<'_> {
 /// Finds the stores of `workload` and makes the snapshots of before its run.
 fn snapshot_before(brain: &Brain, name: &str, workload: &Workload) -> Result<Stores> {
     let stores = Stores::of(&brain.site, workload)?;
-    stores.snapshot_before_run(&brain.site, name)?;
+    for warning in stores.snapshot_before_run(&brain.site, name)? {
+        tracing::warn!(workload = name, "{warning}");
+    }
     Ok(stores)
 }
 

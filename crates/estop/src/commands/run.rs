@@ -71,7 +71,9 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         // Before the snapshot: one of another's run is none of before it.
         return Err(estop_watchdog::Error::NameTaken { name }.into());
     }
-    stores.snapshot_before_run(&site, &name)?;
+    for warning in stores.snapshot_before_run(&site, &name)? {
+        output.warn(&warning);
+    }
     let mut foreground = foreground::Foreground::enter();
     let launch = Launch {
         site: &site,

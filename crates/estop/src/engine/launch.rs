@@ -64,17 +64,26 @@ impl Stores {
         Ok(Self { writes: find(&workload.stores)?, protects: find(&workload.protect)? })
     }
 
-    /// Makes the snapshots to which the protected stores are put back after an emergency in the job `name`.
+    /// Makes the snapshots to which the protected stores are put back after an emergency in the job `name`. Answers what a
+    /// person should know of them.
     ///
     /// # Errors
     /// If one cannot be made.
-    pub fn snapshot_before_run(&self, site: &Site, name: &str) -> Result<()> {
+    pub fn snapshot_before_run(&self, site: &Site, name: &str) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
         for place in &self.protects {
             let label = Some(before_run_of(name));
             let wanted = NewSnapshot { origin: Origin::BeforeRun, label, ..NewSnapshot::default() };
-            place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
+            let snapshot = place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
+            if snapshot.skipped.unreadable > 0 {
+                let first = snapshot.skipped.first.first().map(|skip| skip.path.to_string()).unwrap_or_default();
+                warnings.push(format!(
+                    "{}: {} cannot be read and so not be put back, {first} for one; if they are changed, nothing of it is rolled back",
+                    place.name, snapshot.skipped.unreadable
+                ));
+            }
         }
-        Ok(())
+        Ok(warnings)
     }
 
     fn all(&self) -> impl Iterator<Item = &Place> {

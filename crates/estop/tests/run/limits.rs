@@ -118,3 +118,16 @@ fn limits_that_leave_nothing_to_run_with_are_refused_before_anything_starts() {
     }
     scene.expect_nothing_left();
 }
+
+/// What estop itself has in the job does not count.
+#[test]
+fn as_many_processes_as_are_allowed_run() {
+    let scene = Scene::new();
+    let body = "sleep 0.3 & sleep 0.3 & sleep 0.3 & wait";
+    for options in [&["--pids-max", "4"][..], &["--pids-max", "4", "--no-pid-namespace"]] {
+        scene.run(&[&["run"], options, &["--", "sh", "-c", body]].concat()).expect(0);
+    }
+    scene.run(&["run", "--pids-max", "1", "--", "true"]).expect(0);
+    scene.run(&["run", "--pids-max", "99999999999999", "--", "true"]).expect(0);
+    scene.expect_nothing_left();
+}

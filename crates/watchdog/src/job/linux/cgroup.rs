@@ -22,6 +22,8 @@ use crate::{Error, Result};
 pub(super) const ROOT: &str = "estop";
 /// The period of `cpu.max`, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
+/// The most processes that the kernel can have (`PID_MAX_LIMIT`).
+const PIDS_EVER: u64 = 4 << 20;
 /// How often a busy `rmdir` is tried again.
 const REMOVE_TRIES: u32 = 50;
 
@@ -38,6 +40,8 @@ pub(super) struct Cgroup {
     pids: Option<Pids>,
     cpu_max: Option<(PathBuf, Version)>,
     controllers: Vec<PathBuf>,
+    /// How many of its processes are estop's own.
+    own: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +126,11 @@ pub(super) fn instance_dir(root: &Path, instance: &str) -> PathBuf {
 }
 
 impl Cgroup {
-    /// Makes an empty cgroup for `spec` below `root` and sets its limits.
+    /// Makes an empty cgroup for `spec` below `root` and sets its limits, in which `own` processes of estop's do not count.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub(super) fn create(root: &Path, spec: &JobSpec) -> Result<Self> {
+    pub(super) fn create(root: &Path, spec: &JobSpec, own: u64) -> Result<Self> {
         let instance = instance_dir(root, &spec.instance);
         let path = create_group(&instance, spec).on("create a cgroup in", &instance)?;
         // Each level hands the controllers on. Where they belong to v1, or may not be had, the kernel refuses.
@@ -135,9 +139,12 @@ impl Cgroup {
                 let _ = fs::write(level.join("cgroup.subtree_control"), controller);
             }
         }
-        let mut cgroup = Self::open_dir(&path)?;
-        cgroup.open_controllers(spec)?;
-        cgroup.set_limits(&spec.limits).on("limit", &path)?;
+        let mut cgroup = Self { own, ..Self::open_dir(&path)? };
+        let limited = cgroup.open_controllers(spec).and_then(|()| cgroup.set_limits(&spec.limits).on("limit", &path));
+        if let Err(error) = limited {
+            cgroup.remove();
+            return Err(error);
+        }
         Ok(cgroup)
     }
 
@@ -176,6 +183,7 @@ impl Cgroup {
             pids: None,
             cpu_max: None,
             controllers: Vec::new(),
+            own: 0,
         })
     }
 
@@ -252,7 +260,9 @@ impl Cgroup {
             memory.set_max(limits.memory_max)?;
         }
         if let Some(pids) = &self.pids {
-            fs::write(pids.group.join("pids.max"), limits.pids_max.map_or("max".to_owned(), |max| max.to_string()))?;
+            // More than there can be is no limit, and no number that the kernel takes.
+            let most = limits.pids_max.map(|max| max.saturating_add(self.own)).filter(|max| *max < PIDS_EVER);
+            fs::write(pids.group.join("pids.max"), most.map_or("max".to_owned(), |max| max.to_string()))?;
         }
         if let Some((group, version)) = &self.cpu_max {
             #[expect(
@@ -337,7 +347,7 @@ impl Cgroup {
             memory.read(&mut reading);
         }
         if let Some(pids) = &self.pids {
-            reading.pids = number(&pids.current).unwrap_or(0);
+            reading.pids = number(&pids.current).unwrap_or(0).saturating_sub(self.own);
             reading.pids_refused = pids.events.as_ref().and_then(|events| keyed(events, b"max")).unwrap_or(0);
         }
         reading

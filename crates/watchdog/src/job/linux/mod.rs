@@ -103,7 +103,8 @@ impl LinuxJob {
         if let Some(required) = containment.require_tier.filter(|required| tier < *required) {
             return Err(Error::TierTooLow { offered: tier, required, reason: host.why_not(required, containment) });
         }
-        let cgroup = cgroup_root.map(|root| Cgroup::create(&root, spec)).transpose()?;
+        // A PID namespace has an init, which is estop's.
+        let cgroup = cgroup_root.map(|root| Cgroup::create(&root, spec, u64::from(pid))).transpose()?;
         // Whoever could write to another cgroup is kept out of it by Landlock, if by nothing else.
         let own_uid = rustix::process::geteuid().as_raw();
         let separate = spec.program.user.as_ref().is_some_and(|user| user.uid != own_uid && user.uid != 0);
