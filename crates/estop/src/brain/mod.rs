@@ -188,7 +188,7 @@ impl Brain {
             response::outcome_of_lost(&self.site, &entry, report)
         };
         if let Some(outcome) = outcome.filter(|outcome| outcome.stopped_by == Some(StoppedBy::CriticalStop)) {
-            let run = response::attend(&self.site, &outcome, &entry.protects, server::log_event)?;
+            let run = response::attend(&self.site, &outcome, &entry.protects, false, server::log_event)?;
             tracing::warn!(job = dir.name(), incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");
         }
         Ok(dir.remove(&entry.id)?)

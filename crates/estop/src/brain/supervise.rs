@@ -291,9 +291,10 @@ impl Supervisor {
     /// Carries the incident of a job through that ended by an emergency.
     async fn attend(&self, outcome: &Outcome, protects: Vec<String>) -> Result<()> {
         let (brain, ended) = (Arc::clone(&self.brain), outcome.clone());
-        let run =
-            tokio::task::spawn_blocking(move || response::attend(&brain.site, &ended, &protects, server::log_event))
-                .await;
+        let run = tokio::task::spawn_blocking(move || {
+            response::attend(&brain.site, &ended, &protects, false, server::log_event)
+        })
+        .await;
         // If it cannot be carried through, how the job ended stays there to be read by the next daemon.
         let run = run.map_err(|error| Failure::failed(error.to_string(), ""))??;
         tracing::warn!(workload = self.name, incident = %run.incident.id, outcome = ?run.incident.outcome, "incident");

@@ -214,7 +214,7 @@ fn recover(site: &Site, outcome: &Outcome, stores: &Stores, output: &Output) -> 
     }
     let told = *output;
     let protects: Vec<String> = stores.protects.iter().map(|place| place.name.clone()).collect();
-    let run = response::attend(site, outcome, &protects, move |event| tell(event, &told))?;
+    let run = response::attend(site, outcome, &protects, true, move |event| tell(event, &told))?;
     for error in &run.unrecorded {
         output.note(&format!("estop: {error}"));
     }

@@ -60,12 +60,18 @@ pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output)
     // First, so that what is started meanwhile is found. Without a daemon nothing is started again.
     let stays = |name: &String| api::request(site, &Call::Stay { name: name.clone() }).is_ok_and(|stays| stays == true);
     stayed.retain(stays);
+    let run_dir = RunDir::at(&site.run_dir);
+    let is_recorded = |name: &String| !matches!(run_dir.job(name).entry(), Ok(None));
+    let recorded: Vec<String> = names.iter().filter(|name| is_recorded(name)).cloned().collect();
     let stopped = stop_all(site, names, reason)?;
     // And once more for what has ended by itself in between.
     let ended = |name: &&String| stopped.jobs.iter().all(|job| job.name != **name) && !stayed.contains(*name);
     let again: Vec<String> = names.iter().filter(ended).filter(|name| stays(name)).cloned().collect();
     stayed.extend(again);
-    let is_known = |name: &&String| stayed.contains(name) || stopped.jobs.iter().any(|job| job.name == **name);
+    // Of one whose guardian had died nothing may be left.
+    let is_known = |name: &&String| {
+        stayed.contains(name) || recorded.contains(name) || stopped.jobs.iter().any(|job| job.name == **name)
+    };
     let missing: Vec<&str> = names.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
     let proven = missing.is_empty() && is_clear(&stopped);
     let missing_action = format!("Not found running: {}; see `estop status`.", missing.join(", "));

@@ -111,7 +111,8 @@ const RECORD_WAIT: Duration = Duration::from_secs(20);
 const RECORD_POLL: Duration = Duration::from_millis(50);
 
 /// Carries through the incident of a job that ended by `CRITICAL_STOP`: opens it, or takes up the one that whoever ordered
-/// the stop has opened. If somebody else is at work on that, waits for its end.
+/// the stop has opened. If somebody else is at work on that, waits for its end where `patient`: not for a daemon, whom that
+/// somebody may be waiting for.
 ///
 /// # Errors
 /// If it can neither be opened nor read.
@@ -119,6 +120,7 @@ pub fn attend(
     site: &Site,
     outcome: &Outcome,
     protects: &[String],
+    patient: bool,
     observer: impl Fn(Event<'_>) + Send + Sync + 'static,
 ) -> Result<Run> {
     let mut emergency = Emergency {
@@ -131,8 +133,10 @@ pub fn attend(
         reports: outcome.report.iter().cloned().collect(),
     };
     if let Some(id) = outcome.incident.as_deref().filter(|_| !outcome.opened_incident) {
-        match take_part(site, id, &outcome.name)? {
-            Part::Closed(incident) => return Ok(Run { incident, unrecorded: Vec::new() }),
+        match take_part(site, id, &outcome.name, patient)? {
+            Part::Closed(incident) | Part::Elsewhere(incident) => {
+                return Ok(Run { incident, unrecorded: Vec::new() });
+            }
             Part::Open(_claim, incident) => return carry_through(site, incident, true, observer),
             Part::Unrecorded => {}
             // It is about others, and may be over: this job has an incident of its own.
@@ -173,6 +177,8 @@ pub fn outcome_of_lost(site: &Site, entry: &JobEntry, report: Option<StopReport>
 enum Part {
     /// It is over.
     Closed(Incident),
+    /// Somebody else works on it.
+    Elsewhere(Incident),
     /// It is left for whoever takes it up, which we have.
     Open(Claim, Incident),
     /// It was not recorded in time.
@@ -182,7 +188,7 @@ enum Part {
 }
 
 /// Takes up the incident `id`, waiting for its record, and for the end of whoever works on it.
-fn take_part(site: &Site, id: &str, workload: &str) -> Result<Part> {
+fn take_part(site: &Site, id: &str, workload: &str, patient: bool) -> Result<Part> {
     let store = IncidentStore::open(&site.incidents())?;
     let deadline = Instant::now() + RECORD_WAIT;
     loop {
@@ -193,7 +199,12 @@ fn take_part(site: &Site, id: &str, workload: &str) -> Result<Part> {
             Ok((_, incident)) if !incident.is_open() => return Ok(Part::Closed(incident)),
             Ok((claim, incident)) => return Ok(Part::Open(claim, incident)),
             // However long that takes: whoever holds it works on it, or has gone.
-            Err(estop_recovery::Error::Busy { .. }) => {}
+            Err(estop_recovery::Error::Busy { .. }) => {
+                let recorded = if patient { None } else { store.show(id).ok() };
+                if let Some(incident) = recorded.filter(Incident::is_stop_settled) {
+                    return Ok(Part::Elsewhere(incident));
+                }
+            }
             Err(estop_recovery::Error::NotFound { .. }) if Instant::now() < deadline => {}
             Err(estop_recovery::Error::NotFound { .. }) => return Ok(Part::Unrecorded),
             Err(error) => return Err(error.into()),

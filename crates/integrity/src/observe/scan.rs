@@ -54,7 +54,7 @@ impl Observer for Scan {
             }
         }
         changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        if raced {
+        if raced || may_leave_orphans(known, &changes) {
             changes = without_orphans(known, &changes);
         }
         Ok(Observation { changes, skipped, unstable, coverage: Coverage::FullScan })
@@ -105,6 +105,20 @@ fn compare<'a>(
         after: None,
     };
     (differing, seen_to_be_gone.map(removed).collect())
+}
+
+/// Whether a directory has gone or become something else, or something new is in what is no directory: what was seen of it may be
+/// of different moments.
+fn may_leave_orphans(known: &State, changes: &[Change]) -> bool {
+    let is_directory = |version: Option<&Version>| version.is_some_and(|version| version.node == Node::Directory);
+    let after = |path: &StorePath| match changes.binary_search_by(|change| change.path.cmp(path)) {
+        Ok(at) => is_directory(changes[at].after.as_ref()),
+        Err(_) => is_directory(known.0.get(path)),
+    };
+    changes.iter().any(|change| {
+        let vanished = is_directory(change.before.as_ref()) && !is_directory(change.after.as_ref());
+        vanished || change.after.is_some() && change.path.parent().is_some_and(|parent| !after(&parent))
+    })
 }
 
 /// Leaves out what is in directories that vanished while the tree was looked at: no state holds a file without its directory.

@@ -155,7 +155,7 @@ impl Acted {
         stage: &Stage,
         observer: impl Fn(Event<'_>) + Send + Sync + 'static,
     ) -> Result<Incident> {
-        Ok(response::attend(&stage.site, &self.outcome, &[STORE.to_owned()], observer)?.incident)
+        Ok(response::attend(&stage.site, &self.outcome, &[STORE.to_owned()], true, observer)?.incident)
     }
 }
 
