@@ -486,6 +486,8 @@ impl JobDir {
     /// If something in it cannot be removed.
     pub fn remove_held(&self, _held: &Lock) -> Result<()> {
         let lock = self.path.join(LOCK);
+        // The record first: one without an outcome is of a job that nobody has proven to be over.
+        remove_file(&self.path.join(ENTRY))?;
         for entry in fs::read_dir(&self.path).on("list", &self.path)? {
             let entry = entry.on("list", &self.path)?;
             let path = entry.path();

@@ -175,7 +175,10 @@ impl JobWriters {
                 continue;
             }
             let alive = dir.is_alive().map_err(|error| error.to_string())?;
-            if alive || dir.outcome().ok().flatten().is_none() {
+            let over = !alive && dir.outcome().ok().flatten().is_some();
+            // Whoever has seen to its end may just be taking its directory away.
+            let gone = || dir.entry().is_ok_and(|now| now.is_none_or(|now| now.id != entry.id));
+            if !over && !gone() {
                 found.push((dir, alive));
             }
         }
