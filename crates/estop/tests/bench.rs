@@ -6,9 +6,8 @@ mod house;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use house::{House, Outcome};
+use house::{House, Outcome, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -65,11 +64,7 @@ fn an_interruption_takes_everything_away() {
     let started = |dir: &Path| {
         std::fs::read_dir(dir).unwrap().flatten().any(|sandbox| sandbox.path().join("tree-1-0.ready").exists())
     };
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while !started(&room) {
-        assert!(Instant::now() < deadline, "no tree was started");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("a tree is started", || started(&room));
     kill_process(Pid::from_child(&bench), Signal::INT).unwrap();
     let outcome: Outcome = bench.wait_with_output().unwrap().into();
     assert!(outcome.stderr.contains("interrupted"), "{outcome:?}");

@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use estop_durable::{Kind, replace, sealed};
+use estop_durable::{Kind, replace};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
-use crate::store::{known_path, resolve, slug};
+use crate::store::{known_path, load, resolve, save, slug};
 use crate::{Error, Result};
 
 const KIND: Kind = Kind(*b"ESTOPRUT");
@@ -30,10 +30,7 @@ fn file(vault: &Path) -> PathBuf {
 }
 
 fn read(vault: &Path) -> Result<Option<Root>> {
-    let Some(bytes) = sealed::read(&file(vault), KIND, VERSION)? else { return Ok(None) };
-    let damaged =
-        |error: postcard::Error| estop_durable::Error::Damaged { path: file(vault), detail: error.to_string() };
-    Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
+    load(&file(vault), KIND, VERSION)
 }
 
 /// Notes whose the store at `path` is, in its vault.
@@ -44,37 +41,34 @@ pub(crate) fn note(path: &Path, vault: &Path) -> Result<()> {
     if matches!(read(vault), Ok(Some(known)) if known == root) {
         return Ok(());
     }
-    let bytes = postcard::to_stdvec(&root).map_err(|error| Error::Io {
-        action: "note whose the store is in",
-        path: file(vault),
-        source: io::Error::other(error),
-    })?;
-    Ok(sealed::write(&file(vault), KIND, VERSION, &bytes)?)
+    save(&file(vault), KIND, VERSION, &root)
 }
 
-/// The vault that knows the store at `path`, which need not be there any more: where [`default_vault`](crate::store::default_vault)
-/// has put it.
+/// The vault that knows the store at `path`, which need not be there any more: the `configured` one, or where
+/// [`default_vault`](crate::store::default_vault) has put that of a store called `name`. Without a name it is called by its path.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Durable`] if it cannot be looked for.
-pub fn known_vault(state_dir: &Path, name: &str, path: &Path) -> Result<Option<PathBuf>> {
+pub fn known_vault(
+    state_dir: &Path,
+    name: Option<&str>,
+    configured: Option<&Path>,
+    path: &Path,
+) -> Result<Option<PathBuf>> {
     let path = place(path)?;
-    let slug = slug(name, &path);
-    let beside = path.parent().unwrap_or(&path).join(format!(".estop-vault-{slug}"));
-    for vault in [resolve(state_dir)?.join("vaults").join(&slug), beside] {
+    let candidates = if let Some(vault) = configured {
+        vec![vault.to_owned()]
+    } else {
+        let slug = slug(name.unwrap_or(&path.display().to_string()), &path);
+        let beside = path.parent().unwrap_or(&path).join(format!(".estop-vault-{slug}"));
+        vec![resolve(state_dir)?.join("vaults").join(&slug), beside]
+    };
+    for vault in candidates {
         if known_path(&vault)?.as_deref() == Some(&path) {
             return Ok(Some(vault));
         }
     }
     Ok(None)
-}
-
-/// Whether `vault` knows a store at `path`.
-///
-/// # Errors
-/// [`Error::Io`] or [`Error::Durable`] if it cannot be read.
-pub fn knows(vault: &Path, path: &Path) -> Result<bool> {
-    Ok(known_path(vault)?.as_deref() == Some(&*place(path)?))
 }
 
 /// Makes the directory of the store at `path` anew, empty, if it is gone or something else stands in its place: that is put
@@ -90,7 +84,7 @@ pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).context("look at", &path),
     };
-    if !knows(vault, &path)? {
+    if known_path(vault)?.as_deref() != Some(&path) {
         return Err(Error::StoreMissing { path });
     }
     let aside = found.map(|_| put_aside(&path)).transpose()?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use estop_durable::lock::Lock;
 use estop_durable::{Kind, replace, sealed};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
@@ -243,15 +244,25 @@ pub(crate) fn known_path(vault: &Path) -> Result<Option<PathBuf>> {
 }
 
 fn known(vault: &Path) -> Result<Option<Identity>> {
-    let file = vault.join("identity");
-    let Some(bytes) = sealed::read(&file, IDENTITY_KIND, IDENTITY_VERSION)? else { return Ok(None) };
-    let damaged = |error: postcard::Error| estop_durable::Error::Damaged { path: file, detail: error.to_string() };
+    load(&vault.join("identity"), IDENTITY_KIND, IDENTITY_VERSION)
+}
+
+/// Reads what [`save`] has written; `None` if there is no such file.
+pub(crate) fn load<T: DeserializeOwned>(file: &Path, kind: Kind, version: u32) -> Result<Option<T>> {
+    let Some(bytes) = sealed::read(file, kind, version)? else { return Ok(None) };
+    let damaged =
+        |error: postcard::Error| estop_durable::Error::Damaged { path: file.to_owned(), detail: error.to_string() };
     Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
+}
+
+/// Writes a small value to a sealed file of its own in a vault.
+pub(crate) fn save<T: Serialize>(file: &Path, kind: Kind, version: u32, value: &T) -> Result<()> {
+    let bytes = postcard::to_stdvec(value).map_err(std::io::Error::other).context("record the store in", file)?;
+    Ok(sealed::write(file, kind, version, &bytes)?)
 }
 
 /// Reads the vault's identity, or gives it one. A vault follows a store that was moved, but serves no second one.
 fn identify(vault: &Path, store: &Path) -> Result<[u8; 16]> {
-    let file = vault.join("identity");
     let identity = match known(vault)? {
         Some(known) if known.store() == store => return Ok(known.vault),
         Some(known) if known.store().is_dir() => {
@@ -261,12 +272,7 @@ fn identify(vault: &Path, store: &Path) -> Result<[u8; 16]> {
         None => new_identity(vault, store)?,
     };
     let renewed = Identity { vault: identity, store: store.as_os_str().as_bytes().to_vec() };
-    let bytes = postcard::to_stdvec(&renewed).map_err(|error| Error::Io {
-        action: "record the place of the store in",
-        path: file.clone(),
-        source: std::io::Error::other(error),
-    })?;
-    sealed::write(&file, IDENTITY_KIND, IDENTITY_VERSION, &bytes)?;
+    save(&vault.join("identity"), IDENTITY_KIND, IDENTITY_VERSION, &renewed)?;
     Ok(identity)
 }
 

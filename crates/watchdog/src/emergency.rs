@@ -67,11 +67,9 @@ pub struct Request<'a> {
     pub incident: &'a str,
 }
 
-impl Request<'_> {
-    /// Whether the job called `name` is to be stopped.
-    pub fn concerns(&self, name: &str) -> bool {
-        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
-    }
+/// Whether the job called `name` is to be stopped where `names` are: all, if there are none.
+pub fn concerns(names: &[String], name: &str) -> bool {
+    names.is_empty() || names.iter().any(|wanted| wanted == name)
 }
 
 /// What was stopped.
@@ -104,6 +102,12 @@ impl Stopped {
     /// Whether everything could be looked at, and all that was found is proven empty, if anything was.
     pub fn is_clear(&self) -> bool {
         self.doubts.is_empty() && self.jobs.iter().all(|job| job.proven_empty)
+    }
+
+    /// Those of `names` of which no job was found.
+    pub fn missing<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+        let is_found = |name: &&String| self.jobs.iter().any(|job| job.name == **name);
+        names.iter().filter(|name| !is_found(name)).map(String::as_str).collect()
     }
 
     fn take(&mut self, ended: Ended) {
@@ -201,7 +205,7 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
         stopped.doubts.push(error.to_string());
         request.names.iter().map(|name| run_dir.job(name)).collect()
     });
-    for dir in dirs.into_iter().filter(|dir| request.concerns(dir.name())) {
+    for dir in dirs.into_iter().filter(|dir| concerns(request.names, dir.name())) {
         let entry = dir.entry();
         // Where it cannot be told, the guardian is asked, and the record says more.
         let alive = dir.is_alive().unwrap_or(true);
@@ -300,7 +304,7 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
     for path in groups.found {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
-        if !request.concerns(&name) {
+        if !concerns(request.names, &name) {
             continue;
         }
         match Stranded::of_cgroup(&path) {

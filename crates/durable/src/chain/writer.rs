@@ -159,15 +159,18 @@ impl Chain {
     }
 
     fn write(&self, mut tail: Tail, batch: &[u8], before: Head, after: Head) -> Result<Tail> {
-        if tail.end + batch.len() as u64 > tail.length && tail.end == RECORDS_AT {
-            // An empty one is replaced under its own name, which not every system does while it is open.
-            drop(tail);
-            tail = create_segment(&self.dir, self.options, before, batch.len() as u64)?;
-        } else if tail.end + batch.len() as u64 > tail.length {
-            let next = create_segment(&self.dir, self.options, before, batch.len() as u64)?;
-            tail.note(before, true)?;
-            tail.file.sync_data().context("synchronise", &tail.path)?;
-            tail = next;
+        if tail.end + batch.len() as u64 > tail.length {
+            let next = || create_segment(&self.dir, self.options, before, batch.len() as u64);
+            tail = if tail.end == RECORDS_AT {
+                // An empty one is replaced under its own name, which not every system does while it is open.
+                drop(tail);
+                next()?
+            } else {
+                let next = next()?;
+                tail.note(before, true)?;
+                tail.file.sync_data().context("synchronise", &tail.path)?;
+                next
+            };
         }
         tail.file.write_all_at(batch, tail.end).context("write", &tail.path)?;
         tail.file.sync_data().context("synchronise", &tail.path)?;

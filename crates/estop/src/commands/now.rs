@@ -74,8 +74,7 @@ pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, out
     let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });
     let recorded = recording.complete(of_stop(incident, &stopped));
     let recorded = (!stopped.jobs.is_empty()).then_some(recorded);
-    let is_missing = |name: &&String| stopped.jobs.iter().all(|job| job.name != **name);
-    let missing: Vec<&str> = names.iter().filter(is_missing).map(String::as_str).collect();
+    let missing = stopped.missing(names);
     let mut next_action = next_action(&stopped, recorded.as_ref(), &id);
     if !missing.is_empty() && !stopped.jobs.is_empty() {
         next_action =

@@ -8,20 +8,22 @@ mod foreground;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use estop_recovery::{Event, Incident, StepState};
+use estop_recovery::{Event, Incident, IncidentId, StepState};
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Guardian, Streams};
-use estop_watchdog::job::Tier;
 use estop_watchdog::job::linux::{end_descendants, inherit_orphans};
+use estop_watchdog::job::{Exit, Isolation, Tier};
 use estop_watchdog::latch::Latch;
+use estop_watchdog::monitor::Peak;
 use estop_watchdog::registry::Outcome;
 use estop_watchdog::stop::StoppedBy;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::{Arguments, Output, Pair, RunArguments, output};
 use crate::config::{Command as Argv, OnBrainLoss, Period, Workload};
 use crate::engine::keys::Keys;
-use crate::engine::launch::{Launch, Stores, block_on, check_name};
+use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
@@ -43,7 +45,8 @@ pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output
     match attempt(arguments, options, output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            if let Err(error) = summarise_failure(options, &failure) {
+            let error = failure.to_json().get_mut("error").map(Value::take);
+            if let Err(error) = (Summary { error, ..Summary::of(options) }).write(options) {
                 eprintln!("{}", error.render(output.colour));
             }
             // Standard output is the command's; also this goes to standard error.
@@ -64,8 +67,8 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     check_name(&name)?;
     let site = arguments.site()?;
     let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
-    refuse_nothing_to_run_with(options)?;
     let workload = workload(options);
+    refuse_nothing_to_run_with(&workload)?;
     let stores = Stores::of(&site, &workload)?;
     if site.open_run_dir()?.job(&name).is_alive()? {
         // Before the snapshot: one of another's run is none of before it.
@@ -129,17 +132,11 @@ impl Drop for Unnamed {
 }
 
 /// As the configuration refuses it.
-fn refuse_nothing_to_run_with(options: &RunArguments) -> Result<()> {
-    let zero = [
-        ("--memory-max", options.memory_max.is_some_and(|size| size.bytes() == 0)),
-        ("--cpu-max", options.cpu_max.is_some_and(|percent| percent.cores() <= 0.0)),
-        ("--pids-max", options.pids_max == Some(0)),
-        ("--time-max", options.time_max.is_some_and(|time| time.duration().is_zero())),
-    ];
-    match zero.into_iter().find(|(_, zero)| *zero) {
+fn refuse_nothing_to_run_with(workload: &Workload) -> Result<()> {
+    match limits(workload).zero() {
         None => Ok(()),
-        Some((option, _)) => Err(Failure::usage(
-            format!("{option} is zero: the program could not run at all"),
+        Some(limit) => Err(Failure::usage(
+            format!("--{} is zero: the program could not run at all", limit.replace('_', "-")),
             "give it a value above zero, or leave it out for no limit",
         )),
     }
@@ -279,34 +276,62 @@ pub(super) fn tell(event: Event<'_>, output: &Output) {
 }
 
 fn summarise(options: &RunArguments, outcome: &Outcome, incident: Option<&Incident>) -> Result<()> {
-    let Some(path) = &options.summary else { return Ok(()) };
-    let summary = json!({
-        "schema_version": 1,
-        "name": outcome.name,
-        "exit": {"code": outcome.exit.and_then(|exit| exit.code), "signal": outcome.exit.and_then(|exit| exit.signal)},
-        "stopped_by": outcome.stopped_by,
-        "incident": incident.map(|incident| incident.id),
-        "tier": outcome.tier,
-        "isolation": outcome.isolation,
-        "peak": {"memory_bytes": outcome.peak.memory_bytes, "cpu_cores": outcome.peak.cpu_cores, "processes": outcome.peak.processes},
-        "seconds": outcome.seconds,
-    });
-    std::fs::write(path, format!("{summary}\n")).map_err(|error| Failure::io("write the summary", path, &error))
+    let summary = Summary {
+        name: Some(&outcome.name),
+        exit: outcome.exit.unwrap_or(NO_EXIT),
+        stopped_by: outcome.stopped_by,
+        incident: incident.map(|incident| incident.id),
+        tier: Some(outcome.tier),
+        isolation: Some(outcome.isolation),
+        peak: outcome.peak,
+        seconds: outcome.seconds,
+        ..Summary::of(options)
+    };
+    summary.write(options)
 }
 
-/// The summary of a run that did not come to its end, or not to its start.
-fn summarise_failure(options: &RunArguments, failure: &Failure) -> Result<()> {
-    let Some(path) = &options.summary else { return Ok(()) };
-    let mut summary = failure.to_json();
-    if let Some(fields) = summary.as_object_mut() {
-        let rest = json!({
-            "schema_version": 1, "name": options.name, "exit": {"code": null, "signal": null}, "stopped_by": null,
-            "incident": null, "tier": null, "isolation": null,
-            "peak": {"memory_bytes": 0, "cpu_cores": 0.0, "processes": 0}, "seconds": 0.0,
-        });
-        fields.extend(rest.as_object().cloned().unwrap_or_default());
+/// How a run went, for whoever asked for it in a file.
+#[derive(Serialize)]
+struct Summary<'a> {
+    schema_version: u32,
+    name: Option<&'a str>,
+    exit: Exit,
+    stopped_by: Option<StoppedBy>,
+    incident: Option<IncidentId>,
+    tier: Option<Tier>,
+    isolation: Option<Isolation>,
+    peak: Peak,
+    seconds: f64,
+    /// Why it did not come to its start, or not to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Value>,
+}
+
+/// Nothing ran, or nobody knows how it ended.
+const NO_EXIT: Exit = Exit { code: None, signal: None };
+
+impl<'a> Summary<'a> {
+    /// Of a run of which nothing is known but how it was asked for.
+    fn of(options: &'a RunArguments) -> Self {
+        Self {
+            schema_version: 1,
+            name: options.name.as_deref(),
+            exit: NO_EXIT,
+            stopped_by: None,
+            incident: None,
+            tier: None,
+            isolation: None,
+            peak: Peak::default(),
+            seconds: 0.0,
+            error: None,
+        }
     }
-    std::fs::write(path, format!("{summary}\n")).map_err(|error| Failure::io("write the summary", path, &error))
+
+    fn write(&self, options: &RunArguments) -> Result<()> {
+        let Some(path) = &options.summary else { return Ok(()) };
+        std::fs::write(path, format!("{}\n", json!(self)))
+            .map_err(|error| Failure::io("write the summary", path, &error))
+    }
 }
 
 fn exit_code(outcome: &Outcome) -> u8 {

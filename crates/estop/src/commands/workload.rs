@@ -2,7 +2,7 @@
 
 mod limits;
 
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
 use estop_watchdog::emergency::{Stopped, end_stranded};
@@ -56,23 +56,7 @@ pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<
 /// # Errors
 /// If one does not run, or its guardian does not answer.
 pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
-    let mut stayed = names.to_vec();
-    // First, so that what is started meanwhile is found. Without a daemon nothing is started again.
-    let stays = |name: &String| api::request(site, &Call::Stay { name: name.clone() }).is_ok_and(|stays| stays == true);
-    stayed.retain(stays);
-    let run_dir = RunDir::at(&site.run_dir);
-    let is_recorded = |name: &String| !matches!(run_dir.job(name).entry(), Ok(None));
-    let recorded: Vec<String> = names.iter().filter(|name| is_recorded(name)).cloned().collect();
-    let stopped = stop_all(site, names, reason)?;
-    // And once more for what has ended by itself in between.
-    let ended = |name: &&String| stopped.jobs.iter().all(|job| job.name != **name) && !stayed.contains(*name);
-    let again: Vec<String> = names.iter().filter(ended).filter(|name| stays(name)).cloned().collect();
-    stayed.extend(again);
-    // Of one whose guardian had died nothing may be left.
-    let is_known = |name: &&String| {
-        stayed.contains(name) || recorded.contains(name) || stopped.jobs.iter().any(|job| job.name == **name)
-    };
-    let missing: Vec<&str> = names.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
+    let (stopped, missing) = stop_and_call_off(site, names, reason)?;
     let proven = missing.is_empty() && is_clear(&stopped);
     let missing_action = format!("Not found running: {}; see `estop status`.", missing.join(", "));
     let next_action = if !stopped.unreachable.is_empty() {
@@ -90,6 +74,27 @@ pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output)
         format!("{}\n{next_action}", lines.join("\n"))
     });
     Ok(if proven { Code::Done } else { Code::NotProven })
+}
+
+/// Stops workloads, and calls off the next start of those that wait for it. Answers of which names there was nothing of either.
+fn stop_and_call_off(site: &Site, names: &[String], reason: &str) -> Result<(Stopped, Vec<String>)> {
+    // Without a daemon nothing is started again.
+    let call_off =
+        |name: &str| api::request(site, &Call::Stay { name: name.to_owned() }).is_ok_and(|stays| stays == true);
+    let run_dir = RunDir::at(&site.run_dir);
+    let is_recorded = |name: &str| !matches!(run_dir.job(name).entry(), Ok(None));
+    let those = |wanted: &dyn Fn(&str) -> bool| names.iter().filter(|name| wanted(name)).collect::<Vec<_>>();
+    // First, so that what is started meanwhile is found.
+    let called_off = those(&call_off);
+    // Of one whose guardian had died there may be a record and nothing more.
+    let recorded = those(&is_recorded);
+    let stopped = stop_all(site, names, reason)?;
+    let mut missing = stopped.missing(names);
+    // Once more for what has ended by itself in between.
+    missing.retain(|name| !called_off.iter().any(|known| known == name) && !call_off(name));
+    missing.retain(|name| !recorded.iter().any(|known| known == name));
+    let missing = missing.into_iter().map(str::to_owned).collect();
+    Ok((stopped, missing))
 }
 
 /// Whether every guardian answered, and what was stopped is proven empty.
@@ -173,7 +178,7 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
     crate::engine::launch::check_name(name)?;
     let path = site.log_file(name);
     let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
-    skip_hole(&mut file);
+    skip_hole(&mut file).map_err(|error| Failure::io("read", &path, &error))?;
     loop {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|error| Failure::io("read", &path, &error))?;
@@ -196,20 +201,11 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
 }
 
 /// The oldest of a long output was given back: what is left begins behind a hole, with the first whole line there.
-fn skip_hole(file: &mut std::fs::File) {
-    let Ok(begin @ 1..) = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0)) else {
-        let _ = file.seek(SeekFrom::Start(0));
-        return;
-    };
-    let mut position = begin;
-    let mut byte = [0];
-    while file.read(&mut byte).is_ok_and(|length| length == 1) {
-        position += 1;
-        if byte[0] == b'\n' {
-            break;
-        }
-    }
-    let _ = file.seek(SeekFrom::Start(position));
+fn skip_hole(file: &mut std::fs::File) -> std::io::Result<()> {
+    // Where the filesystem knows no holes, or the file is empty, it begins at its beginning.
+    let Ok(begin @ 1..) = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0)) else { return Ok(()) };
+    let cut = BufReader::new(&*file).skip_until(b'\n')?;
+    file.seek(SeekFrom::Start(begin + cut as u64)).map(drop)
 }
 
 /// The output as it is, or a JSON object a line.

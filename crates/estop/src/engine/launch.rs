@@ -13,7 +13,6 @@ use estop_watchdog::guardian::{GuardianSpec, LogSpec, OWN_VARIABLES};
 use estop_watchdog::job::linux::procfs;
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
-use estop_watchdog::registry::RunDir;
 
 use super::ballast;
 use super::keys::Keys;
@@ -318,9 +317,4 @@ fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64) -> Steps 
         freeze: ladder.freeze.map(&value),
         stop: ladder.stop.map(&value),
     }
-}
-
-/// The run directory of `site`, without making it.
-pub fn run_dir(site: &Site) -> RunDir {
-    RunDir::at(&site.run_dir)
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use estop_recovery::{Claim, Incident};
+use estop_watchdog::emergency::concerns;
 use estop_watchdog::registry::RunDir;
 
 use super::response::{self, Emergency};
@@ -54,7 +55,7 @@ impl Recording {
 /// Records what is about to be stopped, as far as that is known. What cannot be recorded yet is tried again after the stop.
 fn begin(site: &Site, mut emergency: Emergency, names: &[String]) -> Option<(Claim, Incident)> {
     let jobs = RunDir::at(&site.run_dir).jobs().ok()?;
-    for dir in jobs.iter().filter(|dir| names.is_empty() || names.iter().any(|name| name == dir.name())) {
+    for dir in jobs.iter().filter(|dir| concerns(names, dir.name())) {
         if dir.is_alive().unwrap_or(false) {
             emergency.workloads.push(dir.name().to_owned());
             emergency.protects.extend(dir.entry().ok().flatten().map(|entry| entry.protects).unwrap_or_default());

@@ -134,9 +134,7 @@ pub fn attend(
     };
     if let Some(id) = outcome.incident.as_deref().filter(|_| !outcome.opened_incident) {
         match take_part(site, id, &outcome.name, patient)? {
-            Part::Closed(incident) | Part::Elsewhere(incident) => {
-                return Ok(Run { incident, unrecorded: Vec::new() });
-            }
+            Part::NotOurs(incident) => return Ok(Run { incident, unrecorded: Vec::new() }),
             Part::Open(_claim, incident) => return carry_through(site, incident, true, observer),
             Part::Unrecorded => {}
             // It is about others, and may be over: this job has an incident of its own.
@@ -175,10 +173,8 @@ pub fn outcome_of_lost(site: &Site, entry: &JobEntry, report: Option<StopReport>
 
 /// What becomes of an incident that whoever ordered the stop was to record.
 enum Part {
-    /// It is over.
-    Closed(Incident),
-    /// Somebody else works on it.
-    Elsewhere(Incident),
+    /// It is over, or somebody else works on it.
+    NotOurs(Incident),
     /// It is left for whoever takes it up, which we have.
     Open(Claim, Incident),
     /// It was not recorded in time.
@@ -196,13 +192,13 @@ fn take_part(site: &Site, id: &str, workload: &str, patient: bool) -> Result<Par
             Ok((_, incident)) if !incident.workloads.iter().any(|name| name == workload) => {
                 return Ok(Part::NotConcerned);
             }
-            Ok((_, incident)) if !incident.is_open() => return Ok(Part::Closed(incident)),
+            Ok((_, incident)) if !incident.is_open() => return Ok(Part::NotOurs(incident)),
             Ok((claim, incident)) => return Ok(Part::Open(claim, incident)),
             // However long that takes: whoever holds it works on it, or has gone.
             Err(estop_recovery::Error::Busy { .. }) => {
                 let recorded = if patient { None } else { store.show(id).ok() };
                 if let Some(incident) = recorded.filter(Incident::is_stop_settled) {
-                    return Ok(Part::Elsewhere(incident));
+                    return Ok(Part::NotOurs(incident));
                 }
             }
             Err(estop_recovery::Error::NotFound { .. }) if Instant::now() < deadline => {}
@@ -281,7 +277,8 @@ impl Response {
     }
 
     fn put_back(&self, order: &Order, store: &str) -> Result<std::result::Result<Answer, Failed>> {
-        let (place, aside) = Place::find_or_remake(&self.site, store)?;
+        let aside = Place::remake(&self.site, store)?;
+        let place = Place::find(&self.site, store)?;
         let manager = place.open()?;
         let Some(snapshot) = self.point_before(&manager, &order.incident)? else {
             return Ok(Err(Failed::new(format!(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use estop_integrity::root::{known_vault, knows, remake};
+use estop_integrity::root::{known_vault, remake};
 use estop_integrity::snapshot::Retention;
 use estop_integrity::store::{StoreConfig, default_vault};
 use estop_integrity::writers::{Frozen, Hold, Writer};
@@ -38,8 +38,8 @@ impl Place {
     /// If it is neither.
     pub fn find(site: &Site, store: &str) -> Result<Self> {
         let configured = site.config.stores.get(store);
-        let path = configured.map_or_else(|| PathBuf::from(store), |configured| configured.path.clone());
-        if configured.is_none() && !path.is_dir() && known_vault_of(site, store, &path)?.is_some() {
+        let path = path_of(site, store);
+        if configured.is_none() && !path.is_dir() && known_vault_of(site, store)?.is_some() {
             return Err(Failure::failed(
                 format!("the directory {store} is gone; its snapshots are not"),
                 format!(
@@ -72,20 +72,18 @@ impl Place {
         Ok(Self { name, path, vault, state_dir: site.state_dir.clone() })
     }
 
-    /// Finds `store` to put it back: where a program has taken its directory away, or put something else in its place, that is
-    /// made anew, empty. Answers where what stood there was put aside too.
+    /// Makes the directory of `store` anew, empty, to be put back, where a program has taken it away, or put something else in
+    /// its place. Answers where what stood there was put aside. Does nothing for what no vault knows.
     ///
     /// # Errors
-    /// As [`Place::find`]; if it cannot be made.
-    pub fn find_or_remake(site: &Site, store: &str) -> Result<(Self, Option<PathBuf>)> {
-        let configured = site.config.stores.get(store);
-        let path = configured.map_or_else(|| PathBuf::from(store), |configured| configured.path.clone());
+    /// If it cannot be made.
+    pub fn remake(site: &Site, store: &str) -> Result<Option<PathBuf>> {
+        let path = path_of(site, store);
         let is_there = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        let aside = match (is_there, known_vault_of(site, store, &path)?) {
-            (false, Some(vault)) => remake(&path, &vault)?,
-            _ => None,
-        };
-        Ok((Self::find(site, store)?, aside))
+        match known_vault_of(site, store).map(|vault| vault.filter(|_| !is_there))? {
+            Some(vault) => Ok(remake(&path, &vault)?),
+            None => Ok(None),
+        }
     }
 
     /// Opens its snapshots.
@@ -107,19 +105,16 @@ impl Place {
     }
 }
 
-/// The vault that knows the store at `path`, also where nothing is there any more.
-///
-/// # Errors
-/// If it cannot be looked for.
-pub fn known_vault_of(site: &Site, store: &str, path: &Path) -> Result<Option<PathBuf>> {
-    if let Some(vault) = site.config.stores.get(store).and_then(|configured| configured.vault.clone()) {
-        return Ok(knows(&vault, path)?.then_some(vault));
-    }
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
-    let real = parent.zip(path.file_name()).map_or_else(|| path.clone(), |(parent, name)| parent.join(name));
-    let name = if site.config.stores.contains_key(store) { store.to_owned() } else { real.display().to_string() };
-    Ok(known_vault(&site.state_dir, &name, &real)?)
+/// Where `store` is, by its configured name or by itself.
+fn path_of(site: &Site, store: &str) -> PathBuf {
+    site.config.stores.get(store).map_or_else(|| PathBuf::from(store), |configured| configured.path.clone())
+}
+
+/// The vault that knows `store`, also where nothing is there any more.
+fn known_vault_of(site: &Site, store: &str) -> Result<Option<PathBuf>> {
+    let configured = site.config.stores.get(store);
+    let vault = configured.and_then(|configured| configured.vault.as_deref());
+    Ok(known_vault(&site.state_dir, configured.map(|_| store), vault, &path_of(site, store))?)
 }
 
 /// The configured store whose directory `path` is.

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::house::House;
+use crate::house::{House, until};
 
 /// Answers one request with 204 and gives its body.
 fn webhook() -> (u16, JoinHandle<String>) {
@@ -214,10 +214,10 @@ fn a_running_workload_gets_the_new_value_in_its_file_before_its_signal() {
     let run = command.stdin(silent()).stdout(silent()).stderr(silent()).spawn().unwrap();
     let mut guarded = Guarded { house: &house, run };
     let appears = |guarded: &mut Guarded<'_>, name: &str| {
-        while !house.path().join(name).exists() {
+        until("the program has said so", || {
             assert!(guarded.run.try_wait().unwrap().is_none(), "the program under guard ended by itself");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            house.path().join(name).exists()
+        });
     };
     appears(&mut guarded, "ready");
     let answer = house.json(0, &["rotate", "token"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::house::House;
+use crate::house::{House, until};
 
 /// Every file below `dir` with its content.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -237,10 +237,10 @@ impl<'a> Writing<'a> {
         command.arg(format!("cd kb; {script}")).stdin(std::process::Stdio::null());
         let run = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut writing = Self { house, run };
-        while !house.path().join("ready").exists() {
+        until("the program writes", || {
             assert!(writing.run.try_wait().unwrap().is_none(), "the program under guard ended by itself");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            house.path().join("ready").exists()
+        });
         writing
     }
 }

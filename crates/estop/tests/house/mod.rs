@@ -7,11 +7,15 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// The program under test.
 pub(crate) const ESTOP: &str = env!("CARGO_BIN_EXE_estop");
+
+/// How long anything may take on a busy machine. Reached only by a test that fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A directory with an estop of its own: its state, its run directory, its configuration, and room for what a test needs beside.
 /// It goes with everything in it at the end.
@@ -139,5 +143,15 @@ impl Outcome {
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         self
+    }
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

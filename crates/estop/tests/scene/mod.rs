@@ -14,14 +14,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::house::{ESTOP, House, Outcome};
+pub(crate) use crate::house::until;
+use crate::house::{ESTOP, House, Outcome, PATIENCE};
 
 pub(crate) mod group;
 
 use group::Group;
 
-/// How long anything may take on a busy machine. Reached only by a test that fails.
-const PATIENCE: Duration = Duration::from_secs(40);
 /// The ordinary user that tests become: not `nobody`, whom workloads of other tests become.
 const ORDINARY: u32 = 61_234;
 /// The variable by which a test finds everything that it started, without asking estop.
@@ -366,16 +365,6 @@ pub(crate) fn give(path: &Path) {
 /// Whether the tests are run by root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Waits until `condition` holds.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// The state letter of a process, as `/proc` names it; `None` once it is gone.

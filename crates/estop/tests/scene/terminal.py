@@ -109,14 +109,20 @@ def interrupted(program, at):
     terminal.ends_with(130)
 
 
-def suspended(program, at):
-    """Ctrl-Z stops it for the calling shell, fg goes on, and afterwards the terminal is the shell's."""
+def stopped_in_a_shell(program, at, body):
+    """A shell in which Ctrl-Z has just stopped the program, which runs `body`."""
     terminal = at(["bash", "--norc", "-i"])
     terminal.expect(r"\$ ")
-    terminal.type(" ".join(program) + " sh -c 'echo rea''dy; while read line; do echo got $line; test $line = word && exit 3; done'\n")
+    terminal.type(" ".join(program) + f" sh -c 'echo rea''dy; {body}'\n")
     terminal.expect("ready")
     terminal.type("\x1a")
     terminal.expect("Stopped")
+    return terminal
+
+
+def suspended(program, at):
+    """Ctrl-Z stops it for the calling shell, fg goes on, and afterwards the terminal is the shell's."""
+    terminal = stopped_in_a_shell(program, at, "while read line; do echo got $line; test $line = word && exit 3; done")
     terminal.expect(r"\$ ")
     # The first letter may still reach the read of a command that is only just being stopped.
     terminal.press("fg\n", "sh -c")
@@ -132,12 +138,7 @@ def suspended(program, at):
 
 def abandoned(program, at):
     """Ctrl-Z stops it, and the shell that could let it go on is killed: the kernel hangs up on it as on any command."""
-    terminal = at(["bash", "--norc", "-i"])
-    terminal.expect(r"\$ ")
-    terminal.type(" ".join(program) + " sh -c 'echo rea''dy; exec cat'\n")
-    terminal.expect("ready")
-    terminal.type("\x1a")
-    terminal.expect("Stopped")
+    terminal = stopped_in_a_shell(program, at, "exec cat")
     with open(f"/proc/{terminal.pid}/task/{terminal.pid}/children") as file:
         run = int(file.read())
     end = os.pidfd_open(run)

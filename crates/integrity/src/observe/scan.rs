@@ -34,7 +34,6 @@ impl Observer for Scan {
         let (differing, mut changes) = compare(&found, &links, known, &walk);
         let to_read: Vec<_> = differing.iter().map(|item| item.walked).collect();
         let captured = capture_all(tree, &to_read, sink, progress)?;
-        let raced = walk.raced || captured.iter().any(|captured| matches!(captured, Captured::Gone));
         let mut skipped = walk.skipped;
         let mut unstable = Unstable::default();
         for (item, captured) in differing.iter().zip(captured) {
@@ -54,7 +53,7 @@ impl Observer for Scan {
             }
         }
         changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        if raced || may_leave_orphans(known, &changes) {
+        if has_orphans(known, &changes) {
             changes = without_orphans(known, &changes);
         }
         Ok(Observation { changes, skipped, unstable, coverage: Coverage::FullScan })
@@ -107,18 +106,27 @@ fn compare<'a>(
     (differing, seen_to_be_gone.map(removed).collect())
 }
 
-/// Whether a directory has gone or become something else, or something new is in what is no directory: what was seen of it may be
-/// of different moments.
-fn may_leave_orphans(known: &State, changes: &[Change]) -> bool {
+/// Whether something would be left in what is no directory any more: it was seen at another moment than that.
+fn has_orphans(known: &State, changes: &[Change]) -> bool {
     let is_directory = |version: Option<&Version>| version.is_some_and(|version| version.node == Node::Directory);
     let after = |path: &StorePath| match changes.binary_search_by(|change| change.path.cmp(path)) {
-        Ok(at) => is_directory(changes[at].after.as_ref()),
-        Err(_) => is_directory(known.0.get(path)),
+        Ok(at) => changes[at].after.as_ref(),
+        Err(_) => known.0.get(path),
     };
     changes.iter().any(|change| {
+        let parent = change.path.parent().filter(|_| change.after.is_some());
+        let in_none = parent.is_some_and(|parent| !is_directory(after(&parent)));
         let vanished = is_directory(change.before.as_ref()) && !is_directory(change.after.as_ref());
-        vanished || change.after.is_some() && change.path.parent().is_some_and(|parent| !after(&parent))
+        in_none || vanished && below(known, &change.path).any(|path| after(path).is_some())
     })
+}
+
+/// What is known below a directory.
+fn below<'a>(known: &'a State, directory: &'a StorePath) -> impl Iterator<Item = &'a StorePath> {
+    // In the order of the bytes, what begins like it stands together; not all of that is in it.
+    let like_it = known.0.range(directory..).map(|(path, _)| path);
+    let like_it = like_it.take_while(|path| path.as_bytes().starts_with(directory.as_bytes()));
+    like_it.filter(move |path| *path != directory && path.is_within(directory))
 }
 
 /// Leaves out what is in directories that vanished while the tree was looked at: no state holds a file without its directory.
@@ -218,7 +226,28 @@ mod tests {
         let mut changes = observe(&tree, &State::default());
         let names = |changes: &[Change]| changes.iter().map(|change| change.path.to_string()).collect::<Vec<_>>();
         assert_eq!(names(&changes), ["d", "d/e", "d/e/f", "g"]);
+        assert!(!has_orphans(&State::default(), &changes));
         changes.remove(0);
+        assert!(has_orphans(&State::default(), &changes));
         assert_eq!(names(&without_orphans(&State::default(), &changes)), ["g"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_directory_that_is_none_any_more_is_found_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        for name in ["d/e/f", "d-beside", "da"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let tree = Tree::open(dir.path()).unwrap();
+        let mut known = State::default();
+        known.apply(observe(&tree, &known));
+        std::fs::remove_dir_all(dir.path().join("d")).unwrap();
+        let mut gone = observe(&tree, &known);
+        assert_eq!(gone.len(), 3);
+        assert!(!has_orphans(&known, &gone), "all that was in it is gone with it");
+        let last = gone.pop().unwrap();
+        assert!(has_orphans(&known, &gone), "{} is left", last.path);
+        assert_eq!(without_orphans(&known, &gone).len(), 3);
     }
 }

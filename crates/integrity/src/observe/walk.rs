@@ -25,8 +25,6 @@ pub(super) struct Walk {
     /// Directories whose content could not be seen.
     pub(super) blind: Vec<StorePath>,
     pub(super) skipped: Skipped,
-    /// Something vanished meanwhile.
-    pub(super) raced: bool,
 }
 
 /// Walks `tree`. Directories are opened from the root each, so that deep nesting costs no descriptors and a directory that is moved
@@ -76,7 +74,6 @@ impl Walk {
     fn refused(&mut self, directory: StorePath, error: &io::Error) {
         match Errno::from_io_error(error) {
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                self.raced = true;
                 self.found.retain(|walked| walked.path != directory);
             }
             Some(Errno::XDEV) => {

@@ -269,8 +269,12 @@ impl Listing {
 /// How many of `items`, as JSON, leave room in a datagram for what stands around them.
 pub(super) fn fitting(items: &[impl Serialize]) -> usize {
     const ROOM: usize = DATAGRAM_LIMIT - 8 * 1024;
-    let sizes = items.iter().map(|item| serde_json::to_vec(item).map_or(0, |json| json.len() + 1));
-    sizes.scan(0, |sum, size| Some((*sum += size, *sum).1)).take_while(|sum| *sum <= ROOM).count()
+    let mut sum = 0;
+    let fits = |item: &&_| {
+        sum += serde_json::to_vec(item).map_or(0, |json| json.len() + 1);
+        sum <= ROOM
+    };
+    items.iter().take_while(fits).count()
 }
 
 #[cfg(test)]

@@ -109,6 +109,19 @@ pub struct Limits {
     pub time_max: Option<Duration>,
 }
 
+impl Limits {
+    /// The first limit that is zero, with which nothing could run: its name.
+    pub fn zero(&self) -> Option<&'static str> {
+        let zero = [
+            ("memory_max", self.memory_max == Some(0)),
+            ("cpu_max", self.cpu_max.is_some_and(|cores| cores <= 0.0)),
+            ("pids_max", self.pids_max == Some(0)),
+            ("time_max", self.time_max.is_some_and(|time| time.is_zero())),
+        ];
+        zero.into_iter().find_map(|(name, zero)| zero.then_some(name))
+    }
+}
+
 /// How the program is contained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that a person can lift")]

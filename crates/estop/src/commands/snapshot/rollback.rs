@@ -26,11 +26,8 @@ pub(in crate::commands) fn rollback(
     output: &Output,
 ) -> Result<Code> {
     let to: RecoveryPoint = to.parse()?;
-    if !dry_run {
-        let (_, aside) = Place::find_or_remake(site, store)?;
-        if let Some(aside) = aside {
-            output.warn(&format!("what stood in the place of {store} is now {}", aside.display()));
-        }
+    if !dry_run && let Some(aside) = Place::remake(site, store)? {
+        output.warn(&format!("what stood in the place of {store} is now {}", aside.display()));
     }
     let (place, manager) = open(site, store, output)?;
     let paths = paths.iter().map(|path| inside(&place, path)).collect::<Result<Vec<_>>>()?;

@@ -29,15 +29,11 @@ pub(super) fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment
             refuse_disorder(thresholds.of(metric), assignment)?;
         }
     }
-    let zero = limits.memory_max == Some(0)
-        || limits.pids_max == Some(0)
-        || limits.cpu_max == Some(0.0)
-        || limits.time_max.is_some_and(|time| time.is_zero());
     let reached = Metric::ALL.into_iter().any(|metric| {
         let Steps { warn, throttle, freeze, stop } = *thresholds.of(metric);
         [warn, throttle, freeze, stop].contains(&Some(0.0))
     });
-    if zero || reached {
+    if limits.zero().is_some() || reached {
         return Err(Failure::usage(
             format!("{assignment:?} would leave nothing to run with"),
             "use a value above zero, or `none`",

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use estop_integrity::root::{known_vault, knows};
+use estop_integrity::root::known_vault;
 
 use super::Surroundings;
 use crate::config::host::filesystem;
@@ -40,8 +40,13 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
                 "give it a length of time, or remove it",
             ));
         }
-        let lost = || is_lost(&place.written, name, store.vault.as_deref(), &surroundings.state_dir);
-        if !is_directory(&place, lost, problems) {
+        // A program has taken away what the vault knows. That is no fault of the configuration, and must keep nobody from putting
+        // it back.
+        let is_lost = || {
+            let vault = known_vault(&surroundings.state_dir, Some(name), store.vault.as_deref(), &store.path);
+            matches!(vault, Ok(Some(_)))
+        };
+        if !is_directory(&place, is_lost, problems) {
             continue;
         }
         if let Some(vault) = &store.vault {
@@ -71,15 +76,6 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
         for directory in &own {
             overlap(store, directory, "a rollback must never touch estop's own state: move one of them", problems);
         }
-    }
-}
-
-/// Whether the directory of a store is gone that its vault knows: a program has taken it away. That is no fault of the
-/// configuration, and must keep nobody from putting it back.
-fn is_lost(path: &Path, name: &str, vault: Option<&Path>, state_dir: &Path) -> bool {
-    match vault {
-        Some(vault) => knows(vault, path).unwrap_or(false),
-        None => matches!(known_vault(state_dir, name, path), Ok(Some(_))),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::error::Context as _;
 use crate::monitor::Reading;
 use crate::stop::Survivor;
 use asking::Key;
-use object::{JobObject, Taken};
+use object::JobObject;
 use processes::{Held, Seen};
 use windows_sys::Win32::System::Threading::GetExitCodeProcess;
 use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
@@ -49,7 +49,8 @@ pub struct WindowsJob {
     object: JobObject,
     main: Option<Held>,
     exit: Option<Exit>,
-    taken: Taken,
+    /// Whether the system took the processor rate.
+    rate_taken: bool,
     limits: Limits,
     /// Who stands still, with the handle by which it goes on.
     suspended: HashMap<ProcessId, Held>,
@@ -67,12 +68,12 @@ impl WindowsJob {
     /// What the system answers.
     pub fn create(spec: &JobSpec) -> Result<Self> {
         let object = JobObject::create().doing("create a job object")?;
-        let taken = object.set_limits(&spec.limits).doing("limit the job")?;
+        let rate_taken = object.set_limits(&spec.limits).doing("limit the job")?;
         Ok(Self {
             object,
             main: None,
             exit: None,
-            taken,
+            rate_taken,
             limits: spec.limits,
             suspended: HashMap::new(),
             known: HashMap::new(),
@@ -130,8 +131,8 @@ impl Job for WindowsJob {
     }
 
     fn enforced(&self) -> Enforced {
-        let basic = self.taken.basic && !is_wine();
-        Enforced { memory: basic, cpu: self.taken.cpu && self.limits.cpu_max.is_some(), pids: basic }
+        let basic = !is_wine();
+        Enforced { memory: basic, cpu: self.rate_taken && self.limits.cpu_max.is_some(), pids: basic }
     }
 
     fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
@@ -267,7 +268,7 @@ impl Job for WindowsJob {
     }
 
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
-        self.taken = self.object.set_limits(limits)?;
+        self.rate_taken = self.object.set_limits(limits)?;
         self.limits = *limits;
         Ok(())
     }

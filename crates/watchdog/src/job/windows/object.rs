@@ -6,7 +6,7 @@ use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle, Ra
 use std::ptr::{null, null_mut};
 use std::time::Duration;
 
-use windows_sys::Win32::Foundation::{ERROR_MORE_DATA, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{ERROR_MORE_DATA, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatus};
 use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_CPU_RATE_CONTROL_ENABLE,
@@ -33,13 +33,6 @@ const FULL_RATE: f64 = 10_000.0;
 pub(super) struct JobObject {
     job: OwnedHandle,
     port: OwnedHandle,
-}
-
-/// Which limits the system took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub(super) basic: bool,
-    pub(super) cpu: bool,
 }
 
 /// What the job says of its processes since the last look.
@@ -85,11 +78,11 @@ impl JobObject {
         self.job.as_raw_handle()
     }
 
-    /// Sets what the system may enforce of `limits`.
+    /// Sets what the system may enforce of `limits`. Whether it took the processor rate, which not every one does.
     ///
     /// # Errors
-    /// If it refuses those that every Windows has. A processor rate may be refused, which the answer tells.
-    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<Taken> {
+    /// If it refuses the others, which every Windows has.
+    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<bool> {
         self.set_basic(limits)?;
         let rate = limits.cpu_max.map(rate_of);
         let flags = JOB_OBJECT_CPU_RATE_CONTROL_ENABLE | JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP;
@@ -98,8 +91,7 @@ impl JobObject {
             ..Default::default()
         };
         control.Anonymous.CpuRate = rate.unwrap_or(0);
-        let cpu = self.set(JobObjectCpuRateControlInformation, &control).is_ok();
-        Ok(Taken { basic: true, cpu })
+        Ok(self.set(JobObjectCpuRateControlInformation, &control).is_ok())
     }
 
     /// Kill on close, always; memory and processes where they are limited. No flag lets a process break away.
@@ -210,7 +202,7 @@ impl JobObject {
                 )
             });
             match got {
-                Err(error) if error.raw_os_error() == Some(WAIT_TIMEOUT.cast_signed()) => return said,
+                // The time is over.
                 Err(_) => return said,
                 Ok(()) => {
                     let said = said.get_or_insert_with(Messages::default);
