@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{Error, Result};
 
 /// The path of something inside a store: bytes (names need not be UTF-8), components separated by `/`, relative to the
-/// store's root, without empty, `.` or `..` components.
+/// store's root, without empty, `.` or `..` components. The root itself is the empty path, which only estop makes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StorePath(Box<[u8]>);
 
@@ -25,6 +25,24 @@ impl StorePath {
         } else {
             Err(Error::InvalidPath { path: String::from_utf8_lossy(bytes).into_owned() })
         }
+    }
+
+    /// The store's own directory.
+    pub(crate) fn root() -> Self {
+        Self(Box::default())
+    }
+
+    /// Takes `bytes` as they stand in estop's own records, where the root has its place too.
+    ///
+    /// # Errors
+    /// As [`StorePath::new`], but for the root.
+    pub(crate) fn recorded(bytes: &[u8]) -> Result<Self> {
+        if bytes.is_empty() { Ok(Self::root()) } else { Self::new(bytes) }
+    }
+
+    /// Whether it is the store's own directory.
+    pub(crate) fn is_root(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The name `name`, as a directory listing gave it, inside `directory` (empty: the root).
@@ -52,7 +70,7 @@ impl StorePath {
         }
     }
 
-    /// The directory it is in; `None` for what stands in the root.
+    /// The directory it is in; `None` for the root and what stands in it.
     pub(crate) fn parent(&self) -> Option<Self> {
         let (directory, _) = self.split();
         (!directory.is_empty()).then(|| Self(directory.into()))
@@ -61,20 +79,20 @@ impl StorePath {
     /// Whether it is `ancestor` or lies below it.
     pub fn is_within(&self, ancestor: &Self) -> bool {
         match self.0.strip_prefix(&*ancestor.0) {
-            Some(rest) => rest.is_empty() || rest[0] == b'/',
+            Some(rest) => ancestor.is_root() || rest.is_empty() || rest[0] == b'/',
             None => false,
         }
     }
 
     /// How many directories stand above it.
     pub(crate) fn depth(&self) -> usize {
-        self.0.split(|byte| *byte == b'/').count() - 1
+        if self.is_root() { 0 } else { self.0.split(|byte| *byte == b'/').count() }
     }
 }
 
 impl fmt::Display for StorePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        if self.is_root() { f.write_str(".") } else { f.write_str(&String::from_utf8_lossy(&self.0)) }
     }
 }
 
@@ -110,7 +128,7 @@ impl<'de> Deserialize<'de> for StorePath {
             }
 
             fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> std::result::Result<StorePath, E> {
-                StorePath::new(bytes).map_err(E::custom)
+                StorePath::recorded(bytes).map_err(E::custom)
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<StorePath, E> {
@@ -143,5 +161,15 @@ mod tests {
         assert!("a/b/c".parse::<StorePath>().unwrap().is_within(&dir));
         assert!(!"a/bc".parse::<StorePath>().unwrap().is_within(&dir));
         assert!(!"a".parse::<StorePath>().unwrap().is_within(&dir));
+        assert!(dir.is_within(&StorePath::root()) && !StorePath::root().is_within(&dir));
+    }
+
+    #[test]
+    fn the_root_stands_above_everything_and_is_no_name_that_a_user_gives() {
+        assert!(StorePath::new(b"").is_err());
+        let root = StorePath::recorded(b"").unwrap();
+        assert_eq!((root.to_string().as_str(), root.depth(), root.parent()), (".", 0, None));
+        let top: StorePath = "a".parse().unwrap();
+        assert_eq!((top.depth(), top.parent()), (1, None));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::content::Packs;
 use crate::error::Context as _;
 use crate::path::StorePath;
-use crate::platform::{Privileges, Tree, write_meta, write_symlink_meta};
+use crate::platform::{NodeKind, Privileges, Stat, Tree, write_meta, write_symlink_meta};
 use crate::state::{Meta, Node, Version};
 use crate::{Error, Result};
 use std::os::fd::AsFd as _;
@@ -23,7 +23,8 @@ pub(crate) fn full(tree: &Tree, path: &StorePath) -> PathBuf {
 }
 
 impl Materials<'_> {
-    /// Makes the file or symbolic link `version` at `path`, where nothing may be, with its metadata.
+    /// Makes the file or symbolic link `version` at `path`, where nothing may be, with its metadata. A file that cannot be made
+    /// whole is not left there.
     pub(crate) fn make(&self, tree: &Tree, path: &StorePath, version: &Version) -> Result<()> {
         let place = full(tree, path);
         match &version.node {
@@ -39,8 +40,15 @@ impl Materials<'_> {
                     return Err(Error::NotRestorable { count: 1, path: path.to_string(), detail });
                 };
                 let mut file = tree.make_file(path).context("create", &place)?;
-                self.packs.read_to(id, &mut file)?;
-                write_meta(file.as_fd(), &self.privileges.allowed(&version.meta)).context("set the metadata of", &place)
+                let filled = self.packs.read_to(id, &mut file).and_then(|_| {
+                    let meta = self.privileges.allowed(&version.meta, false);
+                    write_meta(file.as_fd(), &meta).context("set the metadata of", &place)
+                });
+                if filled.is_err() {
+                    // The failure that matters is the first one.
+                    let _ = tree.remove(path, false);
+                }
+                filled
             }
         }
     }
@@ -49,6 +57,7 @@ impl Materials<'_> {
     pub(crate) fn dress(&self, tree: &Tree, path: &StorePath, meta: &Meta) -> Result<()> {
         let place = full(tree, path);
         let file = tree.open_for_meta(path).context("open", &place)?;
-        write_meta(file.as_fd(), &self.privileges.allowed(meta)).context("set the metadata of", &place)
+        let directory = Stat::of(&file).context("look at", &place)?.kind == NodeKind::Directory;
+        write_meta(file.as_fd(), &self.privileges.allowed(meta, directory)).context("set the metadata of", &place)
     }
 }

@@ -72,14 +72,14 @@ pub fn known_vault(
 }
 
 /// Makes the directory of the store at `path` anew, empty, if it is gone or something else stands in its place: that is put
-/// aside, not removed. Answers where it was put. Does nothing if the directory is there.
+/// aside, not removed. Answers where it was put. If the directory is there, no more is done than to let its owner use it.
 ///
 /// # Errors
 /// [`Error::StoreMissing`] if `vault` does not know a store there; [`Error::Io`] if it cannot be made.
 pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
     let path = place(path)?;
     let found = match fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() => return Ok(None),
+        Ok(found) if found.is_dir() => return open_up(&path, &found).map(|()| None),
         Ok(found) => Some(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).context("look at", &path),
@@ -95,6 +95,15 @@ pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(root.mode)).context("set the mode of", &path)?;
     Ok(aside)
+}
+
+/// A program can close its own directory to everybody, its owner too.
+fn open_up(path: &Path, found: &fs::Metadata) -> Result<()> {
+    let open = found.mode() & 0o7777 | 0o700;
+    if found.uid() != crate::platform::user() || open == found.mode() & 0o7777 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(open)).context("set the mode of", path)
 }
 
 fn own_group(path: &Path) -> u32 {

@@ -148,7 +148,7 @@ impl fmt::Debug for StateChecksum {
 pub struct Totals {
     /// Regular files and symbolic links, by name.
     pub files: u64,
-    /// Directories.
+    /// Directories, without the root.
     pub directories: u64,
     /// Bytes of content; a file with several names counts once.
     pub bytes: u64,
@@ -180,7 +180,7 @@ impl State {
         for (path, version) in &self.0 {
             if version.is_file() {
                 totals.files += 1;
-            } else {
+            } else if !path.is_root() {
                 totals.directories += 1;
             }
             if version.link().is_none_or(|first| first == path) {

@@ -53,6 +53,7 @@ pub struct Store {
     name: String,
     path: PathBuf,
     vault: PathBuf,
+    apart_from: Vec<PathBuf>,
     identity: [u8; 16],
     tree: Tree,
     vault_tree: Tree,
@@ -106,7 +107,8 @@ impl Store {
         for part in ["packs", "staging", "trash"] {
             replace::create_dir(&vault.join(part), VAULT_MODE)?;
         }
-        Ok(Self { name: config.name, path, vault, identity, tree, vault_tree, _lock: lock })
+        let (name, apart_from) = (config.name, config.apart_from);
+        Ok(Self { name, path, vault, apart_from, identity, tree, vault_tree, _lock: lock })
     }
 
     /// What people call it.
@@ -122,6 +124,14 @@ impl Store {
     /// The vault's directory.
     pub fn vault(&self) -> &Path {
         &self.vault
+    }
+
+    /// Refuses a place for something restored that lies in the store, in its vault or in what it is to stay apart from.
+    pub(crate) fn refuse_target(&self, target: &Path) -> Result<()> {
+        let own = [self.path.as_path(), self.vault.as_path()];
+        own.into_iter()
+            .chain(self.apart_from.iter().map(PathBuf::as_path))
+            .try_for_each(|place| refuse_overlap(place, "the target", target))
     }
 
     /// The vault's identity, made at random with it.

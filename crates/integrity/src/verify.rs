@@ -10,12 +10,16 @@ use crate::content::{ContentId, HashOnly};
 use crate::error::Context as _;
 use crate::log::{Batches, Lsn};
 use crate::observe::{Observer as _, Scan};
+use crate::path::StorePath;
 use crate::platform::{Privileges, user};
 use crate::progress::{Phase, Progress};
 use crate::rollback::RecoveryPoint;
 use crate::snapshot::{SCHEMA_VERSION, SnapshotId, SnapshotManager};
 use crate::state::{Meta, Node, State, Version};
 use crate::{Error, Result};
+
+/// Why it is not known whether a file is as it was.
+const UNREAD: &str = "it could not be read at that point: what it held is not known, and it is left as it is";
 
 /// What is wrong with a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,12 +155,10 @@ impl SnapshotManager {
     fn check_contents(&self, state: &State, errors: &mut Vec<VerifyError>, progress: &dyn Progress) -> (u64, u64) {
         let mut checked: HashMap<ContentId, std::result::Result<(), (FaultKind, String)>> = HashMap::new();
         let (mut files, mut bytes) = (0, 0);
+        errors.extend(unread(state));
         let total = state.0.len() as u64;
         for (done, (path, version)) in state.0.iter().enumerate() {
             files += u64::from(version.is_file());
-            if let Node::File { content: None, .. } = &version.node {
-                errors.push(VerifyError::new(path, FaultKind::Missing, "it could not be read when it was observed"));
-            }
             if let Some(id) = version.content() {
                 let result = checked.entry(id).or_insert_with(|| {
                     let read = self.packs.read_to(&id, &mut std::io::sink());
@@ -191,9 +193,30 @@ pub(crate) fn compare(wanted: &State, found: &State, privileges: Privileges) -> 
             ),
         }
     }
-    let extra = found.0.keys().filter(|path| !wanted.0.contains_key(path));
+    // Histories from before the root was part of them do not know it.
+    let extra = found.0.keys().filter(|path| !wanted.0.contains_key(path) && !path.is_root());
     errors.extend(extra.map(|path| VerifyError::new(path, FaultKind::Extra, "it was not there at that point")));
     errors
+}
+
+/// A path for which something failed, and why.
+pub(crate) type Failure = (StorePath, Error);
+
+/// Says with each path what failed there.
+pub(crate) fn explain(errors: &mut Vec<VerifyError>, failures: Vec<Failure>) {
+    for (path, failure) in failures {
+        let (path, detail) = (path.to_string(), failure.to_string());
+        match errors.iter_mut().find(|error| error.path == path) {
+            Some(error) => error.detail = format!("{} ({detail})", error.detail),
+            None => errors.push(VerifyError { path, kind: FaultKind::Metadata, detail }),
+        }
+    }
+}
+
+/// The files of a state that could not be read when it was observed.
+pub(crate) fn unread(state: &State) -> Vec<VerifyError> {
+    let lacking = state.0.iter().filter(|(_, version)| matches!(version.node, Node::File { content: None, .. }));
+    lacking.map(|(path, _)| VerifyError::new(path, FaultKind::Content, UNREAD)).collect()
 }
 
 /// How `found` differs from `wanted`; nothing if it is what a restore may make of it.
@@ -207,6 +230,9 @@ pub(crate) fn difference(wanted: &Version, found: &Version, privileges: Privileg
     if let (Node::File { content, size, link }, Node::File { content: there, size: length, link: linked }) =
         (&wanted.node, &found.node)
     {
+        if content.is_none() {
+            return Some((FaultKind::Content, UNREAD.to_owned()));
+        }
         if content != there {
             return Some((FaultKind::Content, format!("its bytes differ ({length} bytes, {size} expected)")));
         }
@@ -218,7 +244,7 @@ pub(crate) fn difference(wanted: &Version, found: &Version, privileges: Privileg
     }
     let symlink = matches!(wanted.node, Node::Symlink { .. });
     let same = same_meta(&wanted.meta, &found.meta, symlink)
-        || same_meta(&privileges.allowed(&wanted.meta), &found.meta, symlink);
+        || same_meta(&privileges.allowed(&wanted.meta, !wanted.is_file()), &found.meta, symlink);
     (!same).then(|| (FaultKind::Metadata, meta_detail(&wanted.meta, &found.meta)))
 }
 

@@ -86,7 +86,7 @@ pub struct StopReport {
     pub tier: Tier,
     /// What a hostile workload could still reach.
     pub isolation: Isolation,
-    /// How it was stopped.
+    /// How it was stopped in the end: 0 also where asking first had not helped.
     pub category: Category,
     /// How many processes it had.
     pub processes_before: u64,

@@ -1,12 +1,13 @@
 //! What the brain is asked over its socket: one JSON object a line each way, for the same user and root, and for nobody
 //! inside a job.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ use crate::site::Site;
 const ANSWER_WAIT: Duration = Duration::from_mins(2);
 /// How long a brain that answers at once may take.
 const PROMPT: Duration = Duration::from_millis(700);
+/// How long it may take on a busy host, before something that takes longer is asked of it.
+const PATIENT: Duration = Duration::from_secs(10);
 
 /// What the brain is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,30 +65,79 @@ pub enum Answer {
     },
 }
 
-/// Asks the brain.
+/// How the brain is found.
+#[derive(Debug)]
+pub enum Presence {
+    /// It answers: this, to [`Call::Status`].
+    Answers(Value),
+    /// It is there, as this process, and does not answer.
+    Silent(Option<u32>),
+    /// Nobody listens.
+    Away,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    Away(String),
+    Silent(Option<u32>),
+    Failed(Failure),
+}
+
+/// Asks the brain. What takes its time is asked only of one that answers at all.
 ///
 /// # Errors
-/// With exit code 5 if it cannot be reached; otherwise what it answers.
+/// With exit code 5 if it cannot be reached or does not answer; otherwise what it answers.
 pub fn request(site: &Site, call: &Call) -> Result<Value> {
-    let wait =
-        if matches!(call, Call::Status | Call::Stay { .. } | Call::Resume { .. }) { PROMPT } else { ANSWER_WAIT };
-    let away = |detail: String| {
-        let message = format!("the daemon cannot be reached at {}: {detail}", site.brain_socket().display());
-        Failure::new(Code::Unreachable, "no-daemon", message, "start it with `estop up`")
+    let prompt = matches!(call, Call::Status | Call::Stay { .. } | Call::Resume { .. });
+    let answer = if prompt {
+        ask(site, call, PROMPT)
+    } else {
+        ask(site, &Call::Status, PATIENT).and_then(|_| ask(site, call, ANSWER_WAIT))
     };
-    let mut stream = connect(&site.brain_socket()).map_err(|error| away(error.to_string()))?;
-    stream.set_read_timeout(Some(wait)).map_err(|error| away(error.to_string()))?;
-    let question = serde_json::to_string(call).map_err(|error| away(error.to_string()))? + "\n";
-    stream.write_all(question.as_bytes()).map_err(|error| away(error.to_string()))?;
+    answer.map_err(|unanswered| match unanswered {
+        Unanswered::Away(detail) => {
+            let message = format!("the daemon cannot be reached at {}: {detail}", site.brain_socket().display());
+            Failure::new(Code::Unreachable, "no-daemon", message, "start it with `estop up`")
+        }
+        Unanswered::Silent(pid) => {
+            let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            let message = format!("the daemon{pid} does not answer");
+            let hint = "it is stopped or hangs: end it and start it again, workloads go on; `estop now` and `estop stop` do not need it";
+            Failure::new(Code::Unreachable, "daemon-silent", message, hint)
+        }
+        Unanswered::Failed(failure) => failure,
+    })
+}
+
+/// Looks whether the brain is there.
+pub fn look(site: &Site) -> Presence {
+    match ask(site, &Call::Status, PROMPT) {
+        Ok(status) => Presence::Answers(status),
+        Err(Unanswered::Silent(pid)) => Presence::Silent(pid),
+        Err(Unanswered::Away(_) | Unanswered::Failed(_)) => Presence::Away,
+    }
+}
+
+fn ask(site: &Site, call: &Call, wait: Duration) -> std::result::Result<Value, Unanswered> {
+    let away = |error: std::io::Error| Unanswered::Away(error.to_string());
+    let mut stream = connect(&site.brain_socket()).map_err(away)?;
+    let pid = socket_peercred(&stream).ok().map(|peer| peer.pid.as_raw_pid().cast_unsigned());
+    stream.set_read_timeout(Some(wait)).map_err(away)?;
+    let question = serde_json::to_string(call).unwrap_or_default() + "\n";
+    stream.write_all(question.as_bytes()).map_err(away)?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(|error| away(error.to_string()))?;
-    match serde_json::from_str(&line).map_err(|error| away(format!("its answer is not understood: {error}")))? {
-        Answer::Done(value) => Ok(value),
-        Answer::Failed { code: number, kind, message, hint } => {
+    BufReader::new(stream).read_line(&mut line).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Unanswered::Silent(pid),
+        _ => away(error),
+    })?;
+    match serde_json::from_str(&line) {
+        Ok(Answer::Done(value)) => Ok(value),
+        Ok(Answer::Failed { code: number, kind, message, hint }) => {
             let known = [Code::Usage, Code::NotProven, Code::Refused, Code::Unreachable];
             let code = known.into_iter().find(|known| *known as u8 == number).unwrap_or(Code::Failed);
-            Err(Failure::new(code, leaked(kind), message, hint))
+            Err(Unanswered::Failed(Failure::new(code, leaked(kind), message, hint)))
         }
+        Err(error) => Err(Unanswered::Away(format!("its answer is not understood: {error}"))),
     }
 }
 

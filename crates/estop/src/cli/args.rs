@@ -132,6 +132,9 @@ pub enum Command {
         /// Go on although writers are alive
         #[arg(long)]
         force: bool,
+        /// Put set-uid and set-gid bits and file capabilities back too
+        #[arg(long)]
+        privileges: bool,
     },
     /// Secrets
     #[command(subcommand)]
@@ -309,6 +312,9 @@ pub enum SnapshotCommand {
         /// The directory, absent or empty
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
+        /// Set-uid and set-gid bits and file capabilities too
+        #[arg(long)]
+        privileges: bool,
     },
 }
 

@@ -29,15 +29,21 @@ pub fn main() -> ExitCode {
 /// clap's own messages, with the exit codes of the contract.
 fn refuse(error: &clap::Error) -> ExitCode {
     let asked = !error.use_stderr();
-    if !asked && std::env::args_os().any(|argument| argument == "--json") {
-        let message = error.to_string();
-        let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        println!("{}", Failure::usage(message, "see `estop --help`").to_json());
+    // What stands behind `--` is the command's own.
+    let mut own = std::env::args_os().take_while(|argument| argument != "--");
+    if !asked && own.any(|argument| argument == "--json") {
+        println!("{}", Failure::usage(in_one_line(&error.to_string()), "see `estop --help`").to_json());
         return Code::Usage.into();
     }
     // A closed terminal leaves nobody to tell.
     let _ = error.print();
     if asked { Code::Done.into() } else { Code::Usage.into() }
+}
+
+/// The first paragraph of clap's message, which says what is wrong and, in lines of their own, with which arguments.
+fn in_one_line(message: &str) -> String {
+    let paragraph = message.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    paragraph.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
 }
 
 impl Arguments {

@@ -19,6 +19,7 @@ pub mod drill;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
+use serde_json::json;
 
 use crate::cli::{Arguments, Command, Output};
 use crate::failure::{Code, Failure, Result};
@@ -29,8 +30,8 @@ pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
     match arguments.command {
         Command::Run(ref options) => run::run(&arguments, options, output),
         Command::DrillAgent { knowledge, signs } => drill::agent::main(&knowledge, &signs),
-        Command::Completions { shell } => output.end(completions(shell)),
-        Command::Man => output.end(manual()),
+        Command::Completions { shell } => output.end(completions(shell, output)),
+        Command::Man => output.end(manual(output)),
         Command::Drill { scenario } => output.end(drill::drill(scenario, output)),
         Command::Bench { rounds } => output.end(bench::bench(rounds, output)),
         command => {
@@ -72,8 +73,8 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Logs { name, follow } => workload::logs(site, &name, follow, output),
         Command::Inspect { name } => status::inspect(site, &name, output),
         Command::Snapshot(command) => snapshot::snapshot(site, command, output),
-        Command::Rollback { store, to, paths, dry_run, force } => {
-            snapshot::rollback(site, &store, &to, &paths, dry_run, force, output)
+        Command::Rollback { store, to, paths, dry_run, force, privileges } => {
+            snapshot::rollback(site, &store, &to, &paths, snapshot::How { dry_run, force, privileges }, output)
         }
         Command::Secret(command) => secret::secret(site, command, output),
         Command::Rotate { names, exposed_to, all, emergency, dry_run, revoke_anyway } => {
@@ -93,14 +94,21 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<Code> {
-    clap_complete::generate(shell, &mut Arguments::command(), "estop", &mut std::io::stdout());
+fn completions(shell: clap_complete::Shell, output: &Output) -> Result<Code> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "estop", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    let answer = json!({"schema_version": 1, "shell": shell.to_string(), "script": script});
+    output.result(&answer, |_| script.to_string());
     Ok(Code::Done)
 }
 
-fn manual() -> Result<Code> {
-    let page = clap_mangen::Man::new(Arguments::command());
-    page.render(&mut std::io::stdout())
-        .map_err(|error| Failure::failed(format!("cannot print the manual: {error}"), ""))?;
+fn manual(output: &Output) -> Result<Code> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Arguments::command())
+        .render(&mut page)
+        .map_err(|error| Failure::failed(format!("cannot write the manual: {error}"), ""))?;
+    let page = String::from_utf8_lossy(&page);
+    output.result(&json!({"schema_version": 1, "roff": page}), |_| page.to_string());
     Ok(Code::Done)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{Output, output};
+use crate::engine::ballast;
 use crate::engine::record::Recording;
 use crate::engine::response::Emergency;
 use crate::failure::{Code, Failure, Result};
@@ -192,7 +193,10 @@ pub(super) fn reset(site: &Site, names: &[String], reason: &str, output: &Output
         let mut entry = CriticalFailure::new("reset");
         entry.reason = Some(reason.to_owned());
         entry.more.insert("released".to_owned(), json!(released));
-        CriticalFailureLog::open(&site.critical_failures())?.append(&entry)?;
+        let append = || CriticalFailureLog::open(&site.critical_failures())?.append(&entry);
+        if let Err(error) = ballast::with(&site.state_dir, append) {
+            output.warn(&format!("the release is done, but could not be recorded: {error}"));
+        }
     }
     let still = latch.read()?;
     let next_action = if still.all.is_some() {
@@ -201,12 +205,11 @@ pub(super) fn reset(site: &Site, names: &[String], reason: &str, output: &Output
         "Nothing was started: `estop start NAME` does that."
     };
     let answer = json!({"schema_version": 1, "released": released, "reason": reason, "latched": still.all.is_some() || !still.names.is_empty(), "next_action": next_action});
-    output.result(&answer, |_| {
-        if released.is_empty() {
-            "nothing was latched".to_owned()
-        } else {
-            format!("released: {}\n{next_action}", released.join(", "))
-        }
+    output.result(&answer, |_| match (released.is_empty(), names.is_empty()) {
+        (true, true) => "nothing was latched".to_owned(),
+        (true, false) if still.all.is_some() => format!("nothing was released\n{next_action}"),
+        (true, false) => format!("not latched: {}", names.join(", ")),
+        (false, _) => format!("released: {}\n{next_action}", released.join(", ")),
     });
     Ok(Code::Done)
 }

@@ -5,6 +5,7 @@
 
 mod foreground;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     let _unnamed = options.name.is_none().then(|| Unnamed { latch: site.latch(), name: name.clone() });
     let workload = workload(options);
     refuse_nothing_to_run_with(&workload)?;
+    refuse_given_twice("--secret", &options.secret)?;
+    refuse_given_twice("--secret-file", &options.secret_file)?;
     let stores = Stores::of(&site, &workload)?;
     if site.open_run_dir()?.job(&name).is_alive()? {
         // Before the snapshot: one of another's run is none of before it.
@@ -139,6 +142,15 @@ fn refuse_nothing_to_run_with(workload: &Workload) -> Result<()> {
             format!("--{} is zero: the program could not run at all", limit.replace('_', "-")),
             "give it a value above zero, or leave it out for no limit",
         )),
+    }
+}
+
+/// Of two secrets for one place the program would have one.
+fn refuse_given_twice(option: &str, pairs: &[Pair]) -> Result<()> {
+    let mut targets = BTreeSet::new();
+    match pairs.iter().find(|pair| !targets.insert(&pair.target)) {
+        None => Ok(()),
+        Some(pair) => Err(Failure::usage(format!("{option} {} is given twice", pair.target), "leave one of them out")),
     }
 }
 

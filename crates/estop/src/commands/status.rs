@@ -9,12 +9,13 @@ use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
 use estop_watchdog::guardian::wire::{Listing, Status};
 use estop_watchdog::job::Limits;
+use estop_watchdog::ladder::{Metric, Steps, Thresholds};
 use estop_watchdog::latch::Latched;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde_json::{Map, Value, json};
 
 use crate::brain::Known;
-use crate::brain::api::{self, Call};
+use crate::brain::api::{self, Presence};
 use crate::cli::{Output, output};
 use crate::failure::{Code, Result};
 use crate::site::Site;
@@ -25,13 +26,18 @@ use crate::site::Site;
 /// If the latch or the run directory cannot be read.
 pub(super) fn status(site: &Site, output: &Output) -> Result<Code> {
     let latched = site.latch().read()?;
-    let brain = api::request(site, &Call::Status).ok();
-    let (workloads, orphaned) = workloads(site, &latched, brain.as_ref())?;
+    let brain = api::look(site);
+    let known = if let Presence::Answers(known) = &brain { Some(known) } else { None };
+    let (workloads, orphaned) = workloads(site, &latched, known)?;
     let answer = json!({
         "schema_version": 1,
         "latched": latched.all.is_some() || !latched.names.is_empty(),
         "latch": latch(&latched),
-        "brain": brain.as_ref().map(|brain| json!({"pid": brain["pid"], "uptime_seconds": brain["uptime_seconds"]})),
+        "brain": match &brain {
+            Presence::Answers(known) => json!({"pid": known["pid"], "uptime_seconds": known["uptime_seconds"], "answers": true}),
+            Presence::Silent(pid) => json!({"pid": pid, "uptime_seconds": null, "answers": false}),
+            Presence::Away => Value::Null,
+        },
         "orphaned": orphaned,
         "features": {},
         "workloads": workloads,
@@ -134,7 +140,7 @@ fn running(status: &Status) -> Value {
         "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation,
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
         "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes, "uptime_seconds": status.uptime_seconds,
-        "limits": limits(&status.limits), "thresholds": status.thresholds, "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
+        "limits": limits(&status.limits), "thresholds": thresholds(&status.thresholds), "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
     })
 }
 
@@ -143,6 +149,19 @@ pub(super) fn limits(limits: &Limits) -> Value {
     json!({
         "memory_max_bytes": limits.memory_max, "cpu_max_cores": limits.cpu_max, "pids_max": limits.pids_max,
         "time_max_seconds": limits.time_max.map(|time| time.as_secs_f64()),
+    })
+}
+
+/// Thresholds as the contract names quantities: those that are set.
+pub(super) fn thresholds(thresholds: &Thresholds) -> Value {
+    let steps = |metric| {
+        let Steps { warn, throttle, freeze, stop } = *thresholds.of(metric);
+        let set = [("warn", warn), ("throttle", throttle), ("freeze", freeze), ("stop", stop)];
+        set.into_iter().filter_map(|(rung, value)| Some((rung.to_owned(), json!(value?)))).collect::<Map<_, _>>()
+    };
+    json!({
+        "memory_bytes": steps(Metric::Memory), "cpu_cores": steps(Metric::Cpu), "pids": steps(Metric::Pids),
+        "time_seconds": steps(Metric::Time),
     })
 }
 
@@ -160,6 +179,11 @@ fn text(answer: &Value, output: &Output) -> String {
         text.push_str(&format!("{}\n", output.paint(AnsiColor::Red, &line)));
     }
     match answer["brain"]["pid"].as_u64() {
+        _ if answer["brain"]["answers"] == false => {
+            let line =
+                format!("daemon: pid {} DOES NOT ANSWER: it is stopped or hangs", shown(&answer["brain"]["pid"]));
+            text.push_str(&format!("{}\n", output.paint(AnsiColor::Red, &line)));
+        }
         Some(pid) => text.push_str(&format!(
             "daemon: pid {pid}, up {}\n",
             output::seconds(answer["brain"]["uptime_seconds"].as_f64().unwrap_or(0.0))

@@ -28,10 +28,19 @@ const FOLLOW_POLL: Duration = Duration::from_millis(200);
 /// # Errors
 /// If the daemon is not there, or refuses.
 pub(super) fn start(site: &Site, names: &[String], output: &Output) -> Result<Code> {
-    for name in names {
-        api::request(site, &Call::Start { name: name.clone() })?;
+    // One that is refused keeps the others from nothing.
+    let ask = |name: &String| api::request(site, &Call::Start { name: name.clone() }).err();
+    let mut refused: Vec<Failure> = names.iter().filter_map(ask).collect();
+    match refused.len() {
+        0 => done(output, "started", names),
+        1 => Err(refused.remove(0)),
+        count => {
+            let messages: Vec<String> = refused.iter().map(|failure| failure.message.clone()).collect();
+            let first = refused.remove(0);
+            let message = format!("{count} of {} were not started: {}", names.len(), messages.join("; "));
+            Err(Failure::new(first.code, first.kind, message, first.hint))
+        }
     }
-    done(output, "started", names)
 }
 
 /// Has the daemon stop workloads and start them again.
@@ -135,8 +144,8 @@ fn stop_one(dir: &JobDir, reason: &str, stopped: &mut Stopped) -> Result<()> {
 /// # Errors
 /// If one does not run, or may not be frozen.
 pub(super) fn freeze(site: &Site, names: &[String], output: &Output) -> Result<Code> {
-    for name in names {
-        client(site, name)?.freeze(None)?;
+    for mut client in clients(site, names)? {
+        client.freeze(None)?;
     }
     done(output, "frozen", names)
 }
@@ -146,8 +155,8 @@ pub(super) fn freeze(site: &Site, names: &[String], output: &Output) -> Result<C
 /// # Errors
 /// If one does not run.
 pub(super) fn thaw(site: &Site, names: &[String], output: &Output) -> Result<Code> {
-    for name in names {
-        client(site, name)?.thaw()?;
+    for mut client in clients(site, names)? {
+        client.thaw()?;
     }
     done(output, "thawed", names)
 }
@@ -165,7 +174,7 @@ pub(super) fn limit(site: &Site, command: LimitCommand, output: &Output) -> Resu
         limits::apply(&mut limits, &mut thresholds, assignment)?;
     }
     let status = client.set_limits(&limits, &thresholds)?;
-    let answer = json!({"schema_version": 1, "name": name, "limits": super::status::limits(&status.limits), "thresholds": status.thresholds, "enforced_by_kernel": status.enforced});
+    let answer = json!({"schema_version": 1, "name": name, "limits": super::status::limits(&status.limits), "thresholds": super::status::thresholds(&status.thresholds), "enforced_by_kernel": status.enforced});
     output.result(&answer, |_| format!("{name}: {}", assignments.join(", ")));
     Ok(Code::Done)
 }
@@ -231,6 +240,11 @@ pub(super) fn client(site: &Site, name: &str) -> Result<Client> {
         return Err(Failure::failed(format!("{name} does not run"), "see `estop status`"));
     }
     Ok(Client::new(&dir)?)
+}
+
+/// The guardians of all of them: a name that does not run changes nothing for the others.
+fn clients(site: &Site, names: &[String]) -> Result<Vec<Client>> {
+    names.iter().map(|name| client(site, name)).collect()
 }
 
 fn done(output: &Output, what: &str, names: &[String]) -> Result<Code> {

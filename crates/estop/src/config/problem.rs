@@ -84,22 +84,25 @@ fn explain(message: &str) -> (String, Option<String>) {
         (text, Some((missing, _))) if text.starts_with("missing field") => {
             (format!("the key `{missing}` is missing"), None)
         }
-        (text, _) => match text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: ")) {
-            Some(rest) => match rest.split_once(", expected ") {
+        (text, _) => {
+            let kinds = [("invalid type: ", "wrong type"), ("invalid value: ", "wrong value")];
+            let known = kinds.into_iter().find_map(|(prefix, kind)| Some((text.strip_prefix(prefix)?, kind)));
+            let Some((rest, kind)) = known else { return (text.to_owned(), None) };
+            match rest.split_once(", expected ") {
                 Some((found, expected)) => {
-                    (format!("wrong type: {found}"), Some(format!("this has to be {}", in_words(expected))))
+                    (format!("{kind}: {found}"), Some(format!("this has to be {}", in_words(expected))))
                 }
-                None => (format!("wrong type: {rest}"), None),
-            },
-            None => (text.to_owned(), None),
-        },
+                None => (format!("{kind}: {rest}"), None),
+            }
+        }
     }
 }
 
 /// What the parser expected, in words for a person who doesn't write Rust.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "u64" | "u32" => "a whole number that is not negative",
+        "u64" => "a whole number that is not negative",
+        "u32" => "a whole number from 0 to 4294967295",
         "a boolean" => "true or false",
         "a string" => "a text in quotes",
         "path string" => "a path in quotes",

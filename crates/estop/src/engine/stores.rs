@@ -73,14 +73,13 @@ impl Place {
     }
 
     /// Makes the directory of `store` anew, empty, to be put back, where a program has taken it away, or put something else in
-    /// its place. Answers where what stood there was put aside. Does nothing for what no vault knows.
+    /// its place, or closed it to its owner. Answers where what stood there was put aside. Does nothing for what no vault knows.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn remake(site: &Site, store: &str) -> Result<Option<PathBuf>> {
         let path = path_of(site, store);
-        let is_there = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        match known_vault_of(site, store).map(|vault| vault.filter(|_| !is_there))? {
+        match known_vault_of(site, store)? {
             Some(vault) => Ok(remake(&path, &vault)?),
             None => Ok(None),
         }

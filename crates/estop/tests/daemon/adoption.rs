@@ -121,3 +121,27 @@ fn what_the_loss_of_the_daemon_means_is_the_workloads_choice() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+#[test]
+fn a_daemon_that_hangs_is_told_from_one_that_is_not_there() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let brain = scene.up();
+    scene.wait_state("a", "running");
+    let present = scene.json(0, &["status"])["brain"].clone();
+    assert_eq!((&present["pid"], &present["answers"]), (&brain.pid().into(), &true.into()));
+    brain.signal(Signal::STOP);
+    let silent = scene.json(0, &["status"])["brain"].clone();
+    assert_eq!((&silent["pid"], &silent["answers"]), (&brain.pid().into(), &false.into()));
+    assert!(scene.run(&["status"]).expect(0).stdout.contains("DOES NOT ANSWER"));
+    for command in [&["start", "a"][..], &["down"]] {
+        let refused = scene.json(5, command);
+        assert_eq!(refused["error"]["kind"], "daemon-silent", "{refused:#}");
+    }
+    assert_eq!(scene.json(0, &["stop", "a"])["jobs"][0]["proven_empty"], true);
+    brain.signal(Signal::KILL);
+    brain.wait().expect(137);
+    assert_eq!(scene.json(0, &["status"])["brain"], serde_json::Value::Null);
+    assert_eq!(scene.json(5, &["down"])["error"]["kind"], "no-daemon");
+    scene.expect_nothing_left();
+}

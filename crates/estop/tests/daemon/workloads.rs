@@ -63,6 +63,11 @@ fn each_workload_is_started_shown_and_stopped() {
     let again = scene.wait_state("a", "running");
     assert_ne!(again["pid"], a["pid"]);
     scene.run(&["start", "no-such"]).expect(2);
+    let partly = scene.json(2, &["start", "no-such", "a", "c", "no-other"]);
+    let message = partly["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("3 of 4 were not started: ") && message.contains("no-other"), "{message}");
+    scene.run(&["freeze", "a", "no-such"]).expect(1);
+    assert_eq!(scene.status("a")["state"], "running", "it was frozen though the command failed");
     scene.run(&["up"]).expect(4);
     scene.json(0, &["down"]);
     brain.wait().expect(0);
@@ -120,6 +125,9 @@ fn a_limit_that_is_lowered_while_it_runs_trips() {
     scene.wait_state("a", "running");
     let answer = scene.json(0, &["limit", "set", "a", "memory_max=100MiB", "pids.warn=50"]);
     assert_eq!(answer["limits"]["memory_max_bytes"], 100 << 20, "{answer:#}");
+    assert_eq!(answer["thresholds"]["pids"], serde_json::json!({"warn": 50.0}));
+    let shown = &scene.status("a")["thresholds"];
+    assert!(shown["pids"]["warn"] == 50.0 && shown["memory_bytes"] == serde_json::json!({}), "{shown:#}");
     scene.run(&["limit", "set", "a", "memory_max=little"]).expect(2);
     assert_eq!(scene.status("a")["limits"]["memory_max_bytes"], 100 << 20);
     scene.json(0, &["limit", "set", "a", "time_max=100ms"]);

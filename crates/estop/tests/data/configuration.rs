@@ -104,3 +104,25 @@ fn the_schema_is_printed() {
     let bare: serde_json::Value = serde_json::from_str(&house.run(&["config", "schema"]).expect(0).stdout).unwrap();
     assert!(bare["properties"]["workload"].is_object());
 }
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_named_also_for_programs() {
+    let house = House::new();
+    let missing = house.json(2, &["rollback", "kb"]);
+    assert!(missing["error"]["message"].as_str().unwrap().contains("--to <POINT>"), "{missing}");
+    let unknown = house.json(2, &["sttus"]);
+    assert!(unknown["error"]["message"].as_str().unwrap().contains("'sttus'"), "{unknown}");
+    let theirs = house.run(&["run", "--no-such-option", "--", "true", "--json"]).expect(2);
+    assert_eq!(theirs.stdout, "", "the command's own --json is not estop's");
+}
+
+#[test]
+fn completions_and_the_manual_are_one_object_for_programs() {
+    let house = House::new();
+    let script = house.run(&["completions", "bash"]).expect(0).stdout;
+    assert!(script.contains("_estop"), "{script}");
+    assert_eq!(house.json(0, &["completions", "bash"])["script"], script);
+    let page = house.run(&["man"]).expect(0).stdout;
+    assert!(page.contains(".TH estop"), "{page}");
+    assert_eq!(house.json(0, &["man"])["roff"], page);
+}

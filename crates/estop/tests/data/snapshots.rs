@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::house::{House, until};
 
@@ -314,4 +315,54 @@ fn a_file_that_another_program_has_open_for_writing_keeps_the_store_as_it_is() {
     assert_eq!(forced["open_by"][0]["pid"], std::process::id(), "{forced:#}");
     drop(open);
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "one");
+}
+
+#[test]
+fn rights_come_back_only_on_request_and_what_is_held_back_is_said() {
+    let (house, kb) = with_knowledge();
+    let tool = kb.join("tool");
+    fs::write(&tool, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o4755)).unwrap();
+    let id = house.json(0, &["snapshot", "create", "kb"])["id"].as_str().unwrap().to_owned();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for (options, expected) in [(&[][..], 0o755), (&["--privileges"], 0o4755)] {
+        fs::write(&tool, "shredded").unwrap();
+        let rollback = [&["rollback", "kb", "--to", &id], options].concat();
+        let dry = house.json(0, &[&rollback[..], &["--dry-run"]].concat());
+        let done = house.json(0, &rollback);
+        let withheld = if options.is_empty() { json!(["tool"]) } else { json!([]) };
+        assert_eq!((&dry["withheld"], &done["withheld"]), (&withheld, &withheld));
+        assert_eq!((mode(&tool), &done["verified"]), (expected, &Value::Bool(true)));
+        let target = format!("elsewhere{}", options.len());
+        house.json(0, &[&["snapshot", "restore", "kb", &id, "--into", &target], options].concat());
+        assert_eq!(mode(&house.path().join(target).join("tool")), expected);
+    }
+    fs::write(&tool, "shredded").unwrap();
+    let said = house.run(&["rollback", "kb", "--to", &id]).expect(0).stdout;
+    assert!(said.contains("1 file came back without set-uid") && said.contains(": tool\n"), "{said}");
+}
+
+#[test]
+fn a_directory_that_was_closed_to_everybody_is_opened_as_it_was() {
+    let (house, kb) = with_knowledge();
+    fs::set_permissions(&kb, fs::Permissions::from_mode(0o750)).unwrap();
+    let id = house.json(0, &["snapshot", "create", "kb"])["id"].as_str().unwrap().to_owned();
+    fs::write(kb.join("notes/3.md"), "shredded").unwrap();
+    fs::set_permissions(&kb, fs::Permissions::from_mode(0o000)).unwrap();
+    let done = house.json(0, &["rollback", "kb", "--to", &id]);
+    assert_eq!((&done["verified"], &done["restored"]), (&Value::Bool(true), &1.into()));
+    assert_eq!(fs::metadata(&kb).unwrap().permissions().mode() & 0o7777, 0o750);
+}
+
+#[test]
+fn nothing_is_restored_into_estops_own_places() {
+    let (house, kb) = with_knowledge();
+    let id = house.json(0, &["snapshot", "create", "kb"])["id"].as_str().unwrap().to_owned();
+    let inside = [house.state_dir().join("restored"), kb.join("restored"), house.path()];
+    for target in inside {
+        let before = target.exists();
+        let refused = house.run(&["snapshot", "restore", "kb", &id, "--into", target.to_str().unwrap()]).expect(2);
+        assert!(refused.stderr.contains("lie"), "{}", refused.stderr);
+        assert_eq!(target.exists(), before);
+    }
 }

@@ -76,3 +76,15 @@ fn a_damaged_latch_holds() {
     scene.run(&["run", "--", "true"]).expect(0);
     scene.expect_nothing_left();
 }
+
+#[test]
+fn what_was_not_released_is_said() {
+    let scene = Scene::new();
+    assert_eq!(scene.run(&["reset"]).expect(0).stdout, "nothing was latched\n");
+    scene.json(3, &["now"]);
+    let said = scene.run(&["reset", "a"]).expect(0).stdout;
+    assert!(said.starts_with("nothing was released") && said.contains("`estop reset` without names"), "{said}");
+    assert_eq!(scene.json(0, &["reset", "a"])["latched"], true);
+    scene.json(0, &["reset"]);
+    assert_eq!(scene.run(&["reset", "a"]).expect(0).stdout, "not latched: a\n");
+}

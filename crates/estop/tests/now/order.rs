@@ -132,6 +132,22 @@ fn a_shell_that_can_start_nothing_reaches_the_guardians_too() {
     scene.expect_nothing_left();
 }
 
+/// An editor, or a shell after `rm`, puts another file in its place.
+#[test]
+fn a_file_now_that_was_replaced_is_heard_too() {
+    let scene = Scene::new();
+    let running = villains(&scene, "one", &[]);
+    std::fs::remove_file(scene.run_dir().join("now")).unwrap();
+    let beside = scene.path().join("beside");
+    std::fs::write(&beside, "no\n").unwrap();
+    std::fs::rename(&beside, scene.run_dir().join("now")).unwrap();
+    assert_eq!(scene.status("one")["state"], "running", "it says no");
+    std::fs::write(&beside, "now\n").unwrap();
+    std::fs::rename(&beside, scene.run_dir().join("now")).unwrap();
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
+
 /// The configuration is what people break in a hurry.
 #[test]
 fn a_broken_configuration_does_not_stop_the_stop() {

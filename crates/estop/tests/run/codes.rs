@@ -43,6 +43,10 @@ fn estops_own_failures_are_told_from_the_commands() {
     scene.run(&["run", "--no-such-option", "--", "touch", &sign]).expect(2);
     scene.run(&["run"]).expect(2);
     scene.run(&["run", "--secret", "KEY=no/such", "--", "touch", &sign]).expect(125);
+    for option in ["--secret", "--secret-file"] {
+        let twice = scene.run(&["run", option, "KEY=one", option, "KEY=other", "--", "touch", &sign]).expect(2);
+        assert!(twice.stderr.contains(&format!("{option} KEY is given twice")), "{}", twice.stderr);
+    }
     // A state directory that cannot be one.
     let file = scene.house().file("file", "").join("below").display().to_string();
     scene.run(&["run", "--state-dir", &file, "--", "touch", &sign]).expect(125);

@@ -55,7 +55,7 @@ impl Catalogue {
                 self.damaged(format!("the version of {} from {from} on is not what was written", path.escape_ascii()))
             );
         }
-        let path = StorePath::new(&path).map_err(|error| self.damaged(error.to_string()))?;
+        let path = StorePath::recorded(&path).map_err(|error| self.damaged(error.to_string()))?;
         Ok((path, unsigned(from), unsigned(to), self.decode(&data)?))
     }
 

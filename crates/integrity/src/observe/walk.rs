@@ -31,6 +31,8 @@ pub(super) struct Walk {
 /// meanwhile leads nowhere else.
 pub(super) fn walk(tree: &Tree) -> Result<Walk> {
     let mut walk = Walk::default();
+    let stat = tree.open_dir(&[]).and_then(|root| Stat::of(&root)).context("look at", tree.path())?;
+    walk.found.push(Walked { path: StorePath::root(), stat, target: Vec::new() });
     let mut waiting = Vec::new();
     walk.enter(tree, None, &mut waiting).context("list", tree.path())?;
     while let Some(directory) = waiting.pop() {

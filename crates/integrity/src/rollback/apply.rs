@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::plan::{Plan, Put};
+use crate::Result;
 use crate::error::Context as _;
 use crate::log::Lsn;
 use crate::path::StorePath;
@@ -12,10 +13,7 @@ use crate::platform::{NodeKind, Tree};
 use crate::progress::{Phase, Progress};
 use crate::state::{FileTime, State};
 use crate::store::Store;
-use crate::{Error, Result};
-
-/// A step that failed, and why.
-pub(super) type Failure = (StorePath, Error);
+use crate::verify::Failure;
 
 /// The place in the vault where one rollback prepares its files, and where what it moves aside goes.
 pub(super) struct Workshop<'a> {
@@ -61,8 +59,6 @@ impl<'a> Workshop<'a> {
                 None => materials.make(vault, &place, &put.version),
             };
             if let Err(error) = staged {
-                // Whatever of it was written is not to be taken for the whole.
-                let _ = vault.remove(&place, false);
                 failures.push((put.path.clone(), error));
             }
             progress.report(Phase::Staging, number as u64 + 1, plan.puts.len() as u64);

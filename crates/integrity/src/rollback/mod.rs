@@ -21,11 +21,11 @@ use crate::platform::{OpenBy, Privileges, open_for_writing};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::{Inner, NewSnapshot, Origin, SCHEMA_VERSION, SnapshotManager, safety_failed};
 use crate::state::State;
-use crate::verify::{FaultKind, VerifyError, compare};
+use crate::verify::{Failure, FaultKind, VerifyError, compare, explain, unread};
 use crate::writers::{Frozen, Writer, Writers};
 use crate::{Error, Result};
 
-use apply::{Failure, Workshop, clear_staging};
+use apply::{Workshop, clear_staging};
 use plan::{Plan, Selection};
 pub use point::RecoveryPoint;
 pub use report::{Recovered, RollbackReport};
@@ -165,6 +165,8 @@ impl SnapshotManager {
         let mut report = self.report(self.lsn(), to_lsn, &plan);
         report.dry_run = true;
         report.errors = self.unavailable(&plan);
+        report.errors.extend(unread(&wanted));
+        report.withheld = plan.withheld(Privileges::from(request.privileges));
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
     }
@@ -205,6 +207,7 @@ impl SnapshotManager {
         report.safety_snapshot = Some(intent.safety_snapshot);
         report.verified = ending.outcome == Outcome::Verified;
         report.errors = ending.errors;
+        report.withheld = plan.withheld(privileges);
         report.trash = trash.map(|path| path.display().to_string());
         Ok(report)
     }
@@ -227,13 +230,7 @@ impl SnapshotManager {
         let selection = Selection(&intent.paths);
         let (wanted, found) = (selection.of(everything), selection.of(&inner.state));
         let mut errors = compare(&wanted, &found, Privileges::from(intent.privileges));
-        for (path, failure) in failures {
-            let detail = failure.to_string();
-            match errors.iter_mut().find(|error| error.path == path.to_string()) {
-                Some(error) => error.detail = format!("{} ({detail})", error.detail),
-                None => errors.push(VerifyError { path: path.to_string(), kind: FaultKind::Metadata, detail }),
-            }
-        }
+        explain(&mut errors, failures);
         errors.truncate(TOLD);
         let outcome = if errors.is_empty() { Outcome::Verified } else { Outcome::Differs };
         records.push(Record::RollbackEnd { time, begin, outcome });
@@ -306,6 +303,7 @@ impl SnapshotManager {
             bytes: plan.bytes(),
             verified: false,
             errors: Vec::new(),
+            withheld: Vec::new(),
             trash: None,
             seconds: 0.0,
         }

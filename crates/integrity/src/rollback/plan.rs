@@ -98,7 +98,7 @@ impl Plan {
 
     fn remove_extra(&mut self, current: &State, wanted: &State) {
         for (path, version) in &current.0 {
-            if wanted.0.contains_key(path) {
+            if wanted.0.contains_key(path) || path.is_root() {
                 continue;
             }
             self.removed_files += u64::from(version.is_file());
@@ -123,6 +123,8 @@ impl Plan {
         match (&version.node, same_kind) {
             (Node::Directory, None) => self.directories.push(path.clone()),
             (Node::Directory, Some(_)) => {}
+            // What could not be read then is not known, so what is there now is all there is.
+            (Node::File { content: None, .. }, _) => {}
             _ if same => {}
             (Node::File { link: None, content: Some(_), .. }, Some(there)) if there.node == version.node => {
                 self.dressings.push((path.clone(), version.meta.clone()));
@@ -140,7 +142,8 @@ impl Plan {
         let mut files = 0;
         for (path, version) in &wanted.0 {
             files += u64::from(version.is_file());
-            let group = version.link().filter(|first| groups.contains(first));
+            let unread = matches!(version.node, Node::File { content: None, .. });
+            let group = version.link().filter(|first| groups.contains(first) && !unread);
             if group.is_none() && !puts.contains(path) {
                 continue;
             }
@@ -174,7 +177,7 @@ impl Plan {
     fn dress_directories(&mut self, current: &State, wanted: &State, everything: &State, privileges: Privileges) {
         let mut touched: BTreeSet<StorePath> = self.directories.iter().cloned().collect();
         let changed = self.puts.iter().map(|put| &put.path).chain(&self.directories).chain(&self.removals);
-        let parents: Vec<_> = changed.filter_map(StorePath::parent).collect();
+        let parents: Vec<_> = changed.map(|path| path.parent().unwrap_or_else(StorePath::root)).collect();
         touched.extend(parents.into_iter().filter(|parent| wanted.0.contains_key(parent)));
         for (path, version) in &wanted.0 {
             let there = current.0.get(path);
@@ -193,6 +196,14 @@ impl Plan {
     /// Files whose content or metadata is put back.
     pub(super) fn restored_files(&self) -> u64 {
         self.puts.len() as u64 + self.dressings.len() as u64
+    }
+
+    /// Files whose set-uid or set-gid bits or capabilities are held back.
+    pub(super) fn withheld(&self, privileges: Privileges) -> Vec<String> {
+        let puts = self.puts.iter().map(|put| (&put.path, &put.version.meta));
+        let all = puts.chain(self.dressings.iter().map(|(path, meta)| (path, meta)));
+        let held = all.filter(|(_, meta)| privileges.allowed(meta, false) != **meta);
+        held.map(|(path, _)| path.to_string()).collect()
     }
 
     /// Bytes of content put back; a file with several names counts once.

@@ -41,6 +41,8 @@ pub struct RollbackReport {
     pub verified: bool,
     /// What is not.
     pub errors: Vec<VerifyError>,
+    /// Files that came back without their set-uid or set-gid bits or capabilities, which are put back only on request.
+    pub withheld: Vec<String>,
     /// Where in the vault what was removed lies; `None` if nothing was.
     pub trash: Option<String>,
     /// How long it took.

@@ -16,8 +16,7 @@ use crate::platform::{Privileges, Tree};
 use crate::progress::{Phase, Progress};
 use crate::rollback::RecoveryPoint;
 use crate::state::{Node, State};
-use crate::store::overlap;
-use crate::verify::{VerifyError, compare};
+use crate::verify::{Failure, VerifyError, compare, explain};
 use crate::{Error, Result};
 
 /// What restoring elsewhere did.
@@ -48,8 +47,8 @@ impl SnapshotManager {
     /// are restored only with `privileges`.
     ///
     /// # Errors
-    /// [`Error::TargetNotEmpty`], [`Error::Overlap`] if it lies in the store or the vault; [`Error::ContentMissing`] or
-    /// [`Error::ContentDamaged`] for the first content that can't be read: `target` is then incomplete.
+    /// [`Error::TargetNotEmpty`], [`Error::Overlap`] if it lies in the store, the vault or what they are apart from, [`Error::Io`]. Content that can't be
+    /// read is no error but in the report: everything else is restored.
     pub fn restore(
         &self,
         point: &RecoveryPoint,
@@ -58,11 +57,7 @@ impl SnapshotManager {
         progress: &dyn Progress,
     ) -> Result<RestoreReport> {
         let started = Instant::now();
-        for (what, place) in [("the target", self.store.path()), ("the target", self.store.vault())] {
-            if overlap(place, target)? {
-                return Err(Error::Overlap { what, store: place.to_owned(), other: target.to_owned() });
-            }
-        }
+        self.store.refuse_target(target)?;
         let (lsn, state) = {
             let inner = self.inner();
             let lsn = self.resolve(&inner, point)?.lsn;
@@ -74,14 +69,15 @@ impl SnapshotManager {
             return Err(Error::TargetNotEmpty { path: target.to_owned() });
         }
         let privileges = Privileges::from(privileges);
-        fill(&tree, &state, &Materials { packs: &self.packs, privileges }, progress)?;
+        let failures = fill(&tree, &state, &Materials { packs: &self.packs, privileges }, progress)?;
         let root: &[u8] = &[];
         let all = state.0.keys().map(StorePath::as_bytes).chain([root]).collect();
         tree.sync(&all).context("synchronise", target)?;
         let found = Scan.observe(&tree, &State::default(), &HashOnly, progress)?;
         let mut there = State::default();
         there.apply(found.changes);
-        let errors = compare(&state, &there, privileges);
+        let mut errors = compare(&state, &there, privileges);
+        explain(&mut errors, failures);
         let totals = state.totals();
         Ok(RestoreReport {
             schema_version: SCHEMA_VERSION,
@@ -98,13 +94,20 @@ impl SnapshotManager {
 }
 
 /// Makes everything in `state` in the empty `tree`. Directories get their metadata last: what is put into one changes its time, and
-/// its mode may forbid to.
-fn fill(tree: &Tree, state: &State, materials: &Materials<'_>, progress: &dyn Progress) -> Result<()> {
+/// its mode may forbid to. Gives the files whose content the vault does not give.
+fn fill(tree: &Tree, state: &State, materials: &Materials<'_>, progress: &dyn Progress) -> Result<Vec<Failure>> {
     let total = state.0.len() as u64;
-    for (done, (path, version)) in state.0.iter().enumerate() {
-        match version.link().filter(|first| *first != path) {
-            Some(first) => tree.make_link(first, path).context("link", &full(tree, path))?,
-            None => materials.make(tree, path, version)?,
+    let mut failures: Vec<Failure> = Vec::new();
+    for (done, (path, version)) in state.0.iter().enumerate().filter(|(_, (path, _))| !path.is_root()) {
+        let made = match version.link().filter(|first| *first != path) {
+            Some(first) if failures.iter().any(|(failed, _)| failed == first) => Ok(()),
+            Some(first) => tree.make_link(first, path).context("link", &full(tree, path)),
+            None => materials.make(tree, path, version),
+        };
+        match made {
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => failures.push((path.clone(), error)),
+            Ok(()) => {}
         }
         progress.report(Phase::Applying, done as u64 + 1, total);
     }
@@ -113,5 +116,5 @@ fn fill(tree: &Tree, state: &State, materials: &Materials<'_>, progress: &dyn Pr
             materials.dress(tree, path, &version.meta)?;
         }
     }
-    Ok(())
+    Ok(failures)
 }

@@ -70,7 +70,7 @@ pub fn look(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     let mut inodes: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
-    let mut all = Vec::new();
+    let mut all = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
@@ -99,6 +99,14 @@ pub fn look(root: &Path) -> BTreeMap<PathBuf, String> {
         seen.insert(name, format!("{what} {mode:o} {}:{} {time} {note:?}", meta.uid(), meta.gid()));
     }
     seen
+}
+
+/// From now on the mode of a file binds this test as it binds an ordinary user.
+pub fn obey_modes() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None).unwrap();
+    sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+    set_capabilities(None, sets).unwrap();
 }
 
 pub fn xattr(path: &Path) -> Option<Vec<u8>> {
@@ -176,6 +184,7 @@ pub fn wreck(place: &Place) {
     set_xattr(&kb.join("annotated"), b"changed");
     fs::set_permissions(kb.join("private"), fs::Permissions::from_mode(0o666)).unwrap();
     place.write("RANSOM.txt", "pay");
+    fs::set_permissions(&kb, fs::Permissions::from_mode(0o777)).unwrap();
     place.write("tools/a/b/c", "dropped");
     let mut database = fs::read(kb.join("base.sqlite")).unwrap();
     database[4096..8192].fill(0x5a);

@@ -3,7 +3,6 @@
 mod orders;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -13,7 +12,7 @@ use super::evidence::{Evidence, Helpers, Recorder, Writing};
 use super::log::Log;
 use super::outcome::Record;
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
-use super::surroundings::Raised;
+use super::surroundings::{NowFile, Raised};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
@@ -54,8 +53,7 @@ pub(super) struct Prepared {
     pub(super) socket: OwnedFd,
     pub(super) latch_own: LatchHandle,
     pub(super) latch_all: LatchHandle,
-    pub(super) now_file: std::fs::File,
-    pub(super) now_watch: OwnedFd,
+    pub(super) now_file: NowFile,
     pub(super) signals: OwnedFd,
     pub(super) log: Option<Log>,
 }
@@ -171,7 +169,7 @@ impl<'a> Server<'a> {
         let idle = &self.prepared.socket;
         // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
         let mut fds = [idle; 8].map(|fd| PollFd::new(fd, PollFlags::IN));
-        fds[1] = PollFd::new(&self.prepared.now_watch, PollFlags::IN);
+        fds[1] = PollFd::new(self.prepared.now_file.descriptor(), PollFlags::IN);
         fds[2] = PollFd::new(&self.prepared.signals, PollFlags::IN);
         if let Some((_, fd)) = &self.brain {
             fds[3] = PollFd::new(fd, PollFlags::IN);
@@ -201,17 +199,7 @@ impl<'a> Server<'a> {
 
     /// `echo now > RUN_DIR/now`.
     fn read_now_file(&mut self) {
-        let mut events = [0_u8; 1024];
-        let mut changed = false;
-        while rustix::io::read(&self.prepared.now_watch, &mut events).is_ok_and(|length| length > 0) {
-            changed = true;
-        }
-        if !changed {
-            return;
-        }
-        let mut content = [0; 16];
-        let length = self.prepared.now_file.read_at(&mut content, 0).unwrap_or(0);
-        if content[..length].trim_ascii() == b"now" {
+        if self.prepared.now_file.calls() {
             self.emergency(Trigger::File, "written to the run directory's file `now`");
         }
     }

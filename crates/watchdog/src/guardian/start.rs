@@ -18,7 +18,7 @@ use super::log::Log;
 use super::server::{Prepared, Server};
 use super::sockets;
 use super::spec::GuardianSpec;
-use super::surroundings::{close_on_exec, own_id, watch_now_file, watch_signals};
+use super::surroundings::{NowFile, close_on_exec, own_id, watch_signals};
 use crate::emergency::{end_abandoned, settle_abandoned};
 use crate::error::Context as _;
 use crate::job::linux;
@@ -204,7 +204,7 @@ fn set_up(
 ) -> Result<Prepared> {
     let reserve = dir.reserve()?;
     let socket = sockets::bound(&dir.socket())?;
-    let (now_file, now_watch) = watch_now_file(run_dir)?;
+    let now_file = NowFile::watch(run_dir)?;
     deliver_secret_files(&spec)?;
     let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
     let places = linux::Places { run_dir: spec.run_dir.clone(), state_dir: spec.state_dir.clone() };
@@ -221,19 +221,7 @@ fn set_up(
     spec.secret_files.clear();
     let Latches { own: latch_own, all: latch_all } = latches;
     let log = spec.log.as_ref().and_then(Log::open);
-    Ok(Prepared {
-        log,
-        spec,
-        job,
-        dir: dir.clone(),
-        reserve,
-        socket,
-        latch_own,
-        latch_all,
-        now_file,
-        now_watch,
-        signals,
-    })
+    Ok(Prepared { log, spec, job, dir: dir.clone(), reserve, socket, latch_own, latch_all, now_file, signals })
 }
 
 /// Limits the job, records it and starts its program.

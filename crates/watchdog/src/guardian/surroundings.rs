@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 
+use rustix::fs::{Mode, OFlags, open, openat};
+
 use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::linux::procfs;
@@ -48,15 +50,44 @@ pub(super) fn watch_signals() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Watches the run directory's file `now`.
-pub(super) fn watch_now_file(run_dir: &RunDir) -> Result<(std::fs::File, OwnedFd)> {
-    use rustix::fs::inotify;
-    let path = run_dir.now_file();
-    let file = std::fs::File::open(&path).on("open", &path)?;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).doing("watch files")?;
-    inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE)
-        .on("watch", &path)?;
-    Ok((file, watch))
+/// The run directory's file `now`, whichever file stands there: a shell writes into it, an editor puts another in its place.
+pub(super) struct NowFile {
+    run_dir: OwnedFd,
+    watch: OwnedFd,
+}
+
+impl NowFile {
+    pub(super) fn watch(run_dir: &RunDir) -> Result<Self> {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let path = run_dir.path();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = open(path, flags, Mode::empty()).map_err(std::io::Error::from).on("open", path)?;
+        let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).doing("watch files")?;
+        let events = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
+        add_watch(&watch, path, events).on("watch", path)?;
+        Ok(Self { run_dir: opened, watch })
+    }
+
+    /// Readable when it may have changed.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.watch
+    }
+
+    /// Whether it has changed since the last look, and calls for an end.
+    pub(super) fn calls(&self) -> bool {
+        let mut events = [0_u8; 1024];
+        let mut changed = false;
+        while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {
+            changed = true;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let says_so = || {
+            let mut content = [0; 16];
+            let length = rustix::io::read(openat(&self.run_dir, c"now", flags, Mode::empty())?, &mut content)?;
+            Ok::<_, rustix::io::Errno>(content[..length].trim_ascii() == b"now")
+        };
+        changed && says_so().unwrap_or(false)
+    }
 }
 
 /// Real-time priority while it exists, where the host allows it: a busy tree must not keep its own end waiting.

@@ -34,6 +34,9 @@ pub(super) fn prune(
             "say it here, as with --keep-last 10 --keep-daily 7, or with `keep` in [store.NAME] of the configuration",
         )
     })?;
+    if retention == Retention::default() {
+        return Err(Failure::usage("these rules keep no snapshot at all", "give one of them a number above zero"));
+    }
     output.result(&manager.prune(&retention, dry_run)?, text::pruned);
     Ok(Code::Done)
 }

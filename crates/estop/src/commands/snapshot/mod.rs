@@ -17,7 +17,7 @@ use crate::engine::stores::{JobWriters, Place};
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 use progress::Bars;
-pub(super) use rollback::rollback;
+pub(super) use rollback::{How, rollback};
 
 /// The answer of `list`.
 #[derive(Serialize)]
@@ -54,7 +54,9 @@ pub(super) fn snapshot(site: &Site, command: SnapshotCommand, output: &Output) -
             keep::prune(site, &store, keep::rules(counts, keep_within), dry_run, output)
         }
         SnapshotCommand::Rebuild { store } => rebuild(site, &store, output),
-        SnapshotCommand::Restore { store, snapshot, into } => restore(site, &store, &snapshot, &into, output),
+        SnapshotCommand::Restore { store, snapshot, into, privileges } => {
+            restore(site, &store, &snapshot, &into, privileges, output)
+        }
     }
 }
 
@@ -142,10 +144,10 @@ fn rebuild(site: &Site, store: &str, output: &Output) -> Result<Code> {
     Ok(if report.faults.is_empty() { Code::Done } else { Code::NotProven })
 }
 
-fn restore(site: &Site, store: &str, snapshot: &str, into: &Path, output: &Output) -> Result<Code> {
+fn restore(site: &Site, store: &str, snapshot: &str, into: &Path, privileges: bool, output: &Output) -> Result<Code> {
     let point: RecoveryPoint = snapshot.parse()?;
     let (_, manager) = open(site, store, output)?;
-    let report = manager.restore(&point, into, false, &Bars::new(output))?;
+    let report = manager.restore(&point, into, privileges, &Bars::new(output))?;
     output.result(&report, text::restored);
     Ok(if report.verified { Code::Done } else { Code::NotProven })
 }

@@ -12,6 +12,17 @@ use crate::engine::stores::{JobWriters, Place};
 use crate::failure::{Code, Failure, Result};
 use crate::site::{Choice, Site};
 
+/// How a rollback is done.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::commands) struct How {
+    /// It is only said what would be done.
+    pub(in crate::commands) dry_run: bool,
+    /// Living writers and open files are no reason to refuse.
+    pub(in crate::commands) force: bool,
+    /// Set-uid and set-gid bits and file capabilities come back too.
+    pub(in crate::commands) privileges: bool,
+}
+
 /// Puts a store, or the `paths` of it, back to the point `to`.
 ///
 /// # Errors
@@ -21,17 +32,17 @@ pub(in crate::commands) fn rollback(
     store: &str,
     to: &str,
     paths: &[PathBuf],
-    dry_run: bool,
-    force: bool,
+    how: How,
     output: &Output,
 ) -> Result<Code> {
+    let How { dry_run, force, privileges } = how;
     let to: RecoveryPoint = to.parse()?;
     if !dry_run && let Some(aside) = Place::remake(site, store)? {
         output.warn(&format!("what stood in the place of {store} is now {}", aside.display()));
     }
     let (place, manager) = open(site, store, output)?;
     let paths = paths.iter().map(|path| inside(&place, path)).collect::<Result<Vec<_>>>()?;
-    let request = RollbackRequest { paths, dry_run, force, despite_open: force, ..RollbackRequest::new(to) };
+    let request = RollbackRequest { to, paths, dry_run, force, despite_open: force, privileges };
     let steadfast = Steadfast::begin();
     let progress = Bars::new(output).answering(&steadfast);
     let mut report = manager.rollback(&request, &JobWriters::of(site, &place), &progress)?;

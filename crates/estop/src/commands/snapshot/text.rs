@@ -256,6 +256,14 @@ pub(super) fn rolled_back(report: &RollbackReport) -> String {
         ),
     };
     text.push_str(&faults(&report.errors));
+    if !report.withheld.is_empty() {
+        let _ = writeln!(
+            text,
+            "{} came back without set-uid, set-gid and capabilities, which --privileges puts back too: {}",
+            files(report.withheld.len() as u64),
+            report.withheld.iter().take(SHOWN).map(|path| printable(path)).collect::<Vec<_>>().join(", ")
+        );
+    }
     if let Some(trash) = &report.trash {
         let _ = writeln!(text, "what was removed lies for a week in {trash}");
     }

@@ -3,13 +3,26 @@
 mod names;
 mod paths;
 mod secrets;
+mod stores;
 mod workloads;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Config, ConfigError, Invalid, Problem};
+use super::{Config, ConfigError, Invalid, KeyPath, Period, Problem};
 
 pub use names::is_name;
+
+/// What is done again and again has this long between, at least.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Refuses something that would be done all the time.
+fn interval(every: Option<Period>, name: &str, key: &KeyPath, problems: &mut Vec<Problem>) {
+    if let Some(every) = every.filter(|every| every.duration() < SHORTEST_INTERVAL) {
+        let message = format!("{name} is {every}");
+        problems.push(Problem::at(key.clone().key(name), message, "give it a second or more, or remove it"));
+    }
+}
 
 /// Which secrets there are already. Implemented by whoever has the secret store at hand.
 pub trait KnownSecrets {
@@ -47,6 +60,7 @@ impl Config {
         names::check(self, &mut problems);
         workloads::check(self, &mut problems);
         secrets::check(self, surroundings, &mut problems);
+        stores::check(self, &mut problems);
         paths::check(self, surroundings, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(Invalid::new(self.document.clone(), problems).into()) }
     }

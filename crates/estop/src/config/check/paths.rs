@@ -7,7 +7,7 @@ use estop_integrity::root::known_vault;
 
 use super::Surroundings;
 use crate::config::host::filesystem;
-use crate::config::{Config, KeyPath, Period, Problem};
+use crate::config::{Config, KeyPath, Problem};
 
 /// A directory that has a place in the configuration, or is estop's own.
 struct Place {
@@ -33,13 +33,6 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
     for (name, store) in &config.stores {
         let key = KeyPath::section("store").key(name);
         let place = Place::new(key.clone().key("path"), format!("the store {name}"), &store.path);
-        if store.snapshot_every == Some(Period::default()) {
-            problems.push(Problem::at(
-                key.clone().key("snapshot_every"),
-                "snapshot_every is 0",
-                "give it a length of time, or remove it",
-            ));
-        }
         // A program has taken away what the vault knows. That is no fault of the configuration, and must keep nobody from putting
         // it back.
         let is_lost = || {

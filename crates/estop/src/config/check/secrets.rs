@@ -2,10 +2,10 @@
 
 use super::names::secret_name_fault;
 use super::workloads::command;
-use super::{KnownSecrets, Surroundings};
+use super::{KnownSecrets, Surroundings, interval};
 use crate::config::problem::suggest;
 use crate::config::vault::is_loopback;
-use crate::config::{Auth, Config, KeyPath, Period, Problem, Subscriber, Vault, folder};
+use crate::config::{Auth, Config, KeyPath, Problem, Subscriber, Vault, folder};
 
 pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: &mut Vec<Problem>) {
     let known = Known { config, store: surroundings.known_secrets };
@@ -28,13 +28,7 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
         if let Some(test) = &secret.test {
             command(test, key.clone().key("test"), &directory, search.as_deref(), problems);
         }
-        if secret.rotate_every == Some(Period::default()) {
-            problems.push(Problem::at(
-                key.clone().key("rotate_every"),
-                "rotate_every is 0",
-                "give it a length of time, or remove it",
-            ));
-        }
+        interval(secret.rotate_every, "rotate_every", &key, problems);
         for (index, subscriber) in secret.notify.iter().enumerate() {
             let place = key.clone().key("notify").index(index);
             match subscriber {

@@ -36,7 +36,13 @@ fn what_is_not_well_formed_is_refused_at_its_place() {
         (workload("memory_max = 1.5"), "not a whole number of bytes", "", "1.5"),
         (workload("memory_max = \"lots\""), "\"lots\" is not a size", "", "\"lots\""),
         (workload("cpu_max = \"-5%\""), "can't be negative", "100 is one core", "\"-5%\""),
-        (workload("pids_max = -1"), "wrong type: integer `-1`", "a whole number that is not negative", "-1"),
+        (workload("pids_max = -1"), "wrong value: integer `-1`", "a whole number that is not negative", "-1"),
+        (
+            "[secret.x]\ngenerate = { length = 99999999999 }\n".into(),
+            "wrong value: integer `99999999999`",
+            "from 0 to 4294967295",
+            "99999999999",
+        ),
         (workload("pids_max = \"many\""), "wrong type: string \"many\"", "", "\"many\""),
         (workload("time_max = 600"), "the length of time 600 has no unit", "\"10s\"", "600"),
         (workload("time_max = \"-1s\""), "is negative", "", "\"-1s\""),
@@ -115,6 +121,7 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
     fs::write(desk.path("token"), "").unwrap();
     let workload = |line: &str| format!("{GOOD}[workload.a]\ncommand = [\"sh\"]\n{line}\n");
     let command = |argv: &str| format!("[workload.a]\ncommand = {argv}\n");
+    let store = |line: &str| format!("[store.x]\npath = \"kb\"\n{line}\n");
     let secret = |line: &str| format!("{GOOD}[secret.s]\n{line}\n");
     let vault = |line: &str| format!("[vault]\nauth = {{ token_file = \"token\" }}\n{line}\n");
     let cases: &[(String, &str, &str, &str)] = &[
@@ -155,6 +162,8 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         ("[workload.Agent]\ncommand = [\"sh\"]\n".into(), "no name for a workload", "a-z, 0-9", "Agent]"),
         ("[store.\"a b\"]\npath = \"kb\"\n".into(), "no name for a store", "", "\"a b\"]"),
         ("[secret.\"a//b\"]\n".into(), "no name for a secret", "", "\"a//b\"]"),
+        (store("keep = { last = 0, daily = 7 }"), "keep.last is 0: it would keep nothing", "above zero", "0"),
+        (store("snapshot_every = \"1ms\""), "snapshot_every is 1ms", "a second or more", "\"1ms\""),
         ("[store.x]\npath = \"absent\"\n".into(), "does not exist", "mkdir -p", "\"absent\""),
         ("[store.x]\npath = \"plain\"\n".into(), "is no directory", "", "\"plain\""),
         ("[store.x]\npath = \"/\"\n".into(), "all of the filesystem", "", "\"/\""),
@@ -183,7 +192,7 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         (secret("generate = { bytes = 4 }"), "bits of randomness", "", "generate"),
         (secret("generate = { length = 12, alphabet = \"digits\" }"), "bits of randomness", "", "generate"),
         (secret("test = [\"no-such-program-here\"]"), "no program", "", "\"no-such"),
-        (secret("rotate_every = \"0s\""), "rotate_every is 0", "", "\"0s\""),
+        (secret("rotate_every = \"0s\""), "rotate_every is 0s", "a second or more", "\"0s\""),
         (
             secret("notify = [{ signal = \"HUP\", workload = \"agnt\" }]"),
             "no workload \"agnt\"",

@@ -33,10 +33,10 @@ impl From<bool> for Privileges {
 }
 
 impl Privileges {
-    /// What of `meta` is put back.
-    pub(crate) fn allowed(self, meta: &Meta) -> Meta {
+    /// What of `meta` is put back. On a directory the set-gid bit gives nobody a right: it hands the group down.
+    pub(crate) fn allowed(self, meta: &Meta, directory: bool) -> Meta {
         let mut allowed = meta.clone();
-        if self == Self::Withhold {
+        if self == Self::Withhold && !directory {
             allowed.mode &= !SET_ID_BITS;
             allowed.attributes.retain(|attribute| attribute.name != CAPABILITY);
         }
