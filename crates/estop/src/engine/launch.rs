@@ -76,9 +76,13 @@ impl Stores {
             let snapshot = place.open()?.create(&wanted, &JobWriters::of(site, place), &Silent)?;
             if snapshot.skipped.unreadable > 0 {
                 let first = snapshot.skipped.first.first().map(|skip| skip.path.to_string()).unwrap_or_default();
+                let more = match snapshot.skipped.unreadable - 1 {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
                 warnings.push(format!(
-                    "{}: {} cannot be read and so not be put back, {first} for one; if they are changed, nothing of it is rolled back",
-                    place.name, snapshot.skipped.unreadable
+                    "{}: {first}{more} cannot be read, so an emergency puts back everything but that",
+                    place.name
                 ));
             }
         }
