@@ -1,14 +1,12 @@
 //! Speaking to a guardian.
 
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::sockets;
+use super::platform::{self, Connection};
 use super::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
 use crate::job::Limits;
-use crate::job::linux::{procfs, ready};
 use crate::ladder::Thresholds;
 use crate::registry::JobDir;
 use crate::stop::{Category, StopReport};
@@ -21,7 +19,7 @@ const PROMPT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Client {
     name: String,
-    socket: OwnedFd,
+    connection: Connection,
     request: u64,
     buffer: Vec<u8>,
 }
@@ -47,8 +45,7 @@ impl Client {
     pub fn new(dir: &JobDir) -> Result<Self> {
         Ok(Self {
             name: dir.name().to_owned(),
-            // Connected, so that the kernel lets nobody answer but the guardian's own socket.
-            socket: sockets::connected(&dir.socket())?,
+            connection: Connection::to(dir)?,
             request: u64::from(std::process::id()) << 32,
             buffer: vec![0; DATAGRAM_LIMIT],
         })
@@ -61,19 +58,18 @@ impl Client {
     pub fn send(&mut self, order: Order<'_>) -> Result<()> {
         // What came before the order cannot answer it. The kernel lets in nothing but the guardian's since the connection;
         // this is for the moment before.
-        while sockets::receive(&self.socket, &mut self.buffer).is_some() {}
+        while self.connection.receive(&mut self.buffer).is_some() {}
         self.request += 1;
         let bytes = Order { request: self.request, ..order }.encode();
-        sockets::send_to_peer(&self.socket, &bytes)
-            .map_err(|source| Error::System { action: "reach the guardian", source })
+        self.connection.send(&bytes).map_err(|source| Error::System { action: "reach the guardian", source })
     }
 
     /// Waits for the next answer to the last order, at most `wait`.
     pub fn receive(&mut self, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         loop {
-            while let Some(received) = sockets::receive(&self.socket, &mut self.buffer) {
-                let reply = Reply::decode(&self.buffer[..received.length]);
+            while let Some(length) = self.connection.receive(&mut self.buffer) {
+                let reply = Reply::decode(&self.buffer[..length]);
                 if let Some(reply) = reply.filter(|reply| reply.request == self.request) {
                     return match reply.kind {
                         ReplyKind::Accepted => Answer::Accepted,
@@ -86,7 +82,7 @@ impl Client {
             if left.is_zero() {
                 return Answer::Nothing;
             }
-            ready::readable(&self.socket, left);
+            self.connection.wait(left);
         }
     }
 
@@ -129,7 +125,7 @@ impl Client {
     pub fn inspect(&mut self) -> Result<Listing> {
         let mut listing: Listing = self.ask(Order::new(Verb::Inspect, 0), PROMPT)?;
         for process in &mut listing.processes {
-            process.arguments = procfs::arguments(process.id);
+            process.arguments = platform::arguments(process.id);
         }
         Ok(listing)
     }

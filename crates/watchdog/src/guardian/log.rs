@@ -1,11 +1,11 @@
 //! Keeping a workload's output from filling the disk: the oldest of it is given back to the filesystem.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
 use std::path::PathBuf;
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use serde::{Deserialize, Serialize};
+
+use super::platform;
 
 /// Where a workload's output goes, which it writes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,8 @@ pub(super) struct Log {
 impl Log {
     /// `None` if there is no such file: then there is nothing to bound.
     pub(super) fn open(spec: &LogSpec) -> Option<Self> {
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&spec.path).ok()?;
-        let begin = seek(&file, SeekFrom::Data(0)).unwrap_or(0);
+        let file = platform::open_log(&spec.path).ok()?;
+        let begin = platform::first_data(&file);
         Some(Self { file, max_bytes: spec.max_bytes, begin })
     }
 
@@ -43,8 +43,7 @@ impl Log {
             return;
         }
         let begin = length - self.max_bytes / 2;
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, 0, begin) {
+        match platform::give_back(&self.file, begin) {
             Ok(()) => self.begin = begin,
             // A filesystem without holes: all of it goes. Whoever appends goes on at the beginning.
             Err(_) => {
@@ -56,9 +55,10 @@ impl Log {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs::OpenOptions;
     use std::io::Write as _;
 
     use super::*;

@@ -2,22 +2,19 @@
 
 mod orders;
 
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::net::SocketAddrUnix;
-
-use super::evidence::{Evidence, Helpers, Recorder, Writing};
+use super::Sources;
+use super::evidence::{Evidence, Recorder, Writing};
 use super::log::Log;
 use super::outcome::Record;
+use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
-use super::surroundings::{NowFile, Raised};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
-use crate::job::linux::{procfs, ready};
-use crate::job::{Limits, ProcessId, Tier};
+use crate::job::{Limits, TERMINATE, Tier};
 use crate::ladder::{Breach, Rung};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
@@ -50,11 +47,11 @@ pub(super) struct Prepared {
     pub(super) job: JobObjectManager,
     pub(super) dir: JobDir,
     pub(super) reserve: Reserve,
-    pub(super) socket: OwnedFd,
-    pub(super) latch_own: LatchHandle,
-    pub(super) latch_all: LatchHandle,
+    pub(super) listener: Listener,
+    pub(super) latch_own: Arc<LatchHandle>,
+    pub(super) latch_all: Arc<LatchHandle>,
     pub(super) now_file: NowFile,
-    pub(super) signals: OwnedFd,
+    pub(super) signals: Signals,
     pub(super) log: Option<Log>,
 }
 
@@ -92,14 +89,14 @@ impl Trigger<'_> {
 }
 
 /// A guardian at work.
-pub(super) struct Server<'a> {
+pub(super) struct Server {
     prepared: Prepared,
-    recorder: &'a dyn Recorder,
+    recorder: &'static dyn Recorder,
     state: State,
     record: Record,
-    waiting: Vec<(SocketAddrUnix, u64)>,
+    waiting: Vec<(Return, u64)>,
     helpers: Helpers,
-    brain: Option<(ProcessId, OwnedFd)>,
+    brain: Option<Watched>,
     brain_lost: Option<Instant>,
     deadline: Option<Instant>,
     /// Who holds the job, while it is frozen.
@@ -119,9 +116,9 @@ pub(super) struct Server<'a> {
     buffer: Vec<u8>,
 }
 
-impl<'a> Server<'a> {
-    pub(super) fn new(prepared: Prepared, recorder: &'a dyn Recorder) -> Self {
-        let brain = prepared.spec.brain.and_then(|id| procfs::open(id).map(|fd| (id, fd)));
+impl Server {
+    pub(super) fn new(prepared: Prepared, recorder: &'static dyn Recorder) -> Self {
+        let brain = prepared.spec.brain.and_then(Watched::open);
         let brain_lost = (brain.is_none() && prepared.spec.brain.is_some()).then(Instant::now);
         let sample_interval = prepared.spec.sample_interval;
         Self {
@@ -166,32 +163,12 @@ impl<'a> Server<'a> {
         let now = Instant::now();
         let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
         let left = next.saturating_duration_since(now);
-        let idle = &self.prepared.socket;
-        // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
-        let mut fds = [idle; 8].map(|fd| PollFd::new(fd, PollFlags::IN));
-        fds[1] = PollFd::new(self.prepared.now_file.descriptor(), PollFlags::IN);
-        fds[2] = PollFd::new(&self.prepared.signals, PollFlags::IN);
-        if let Some((_, fd)) = &self.brain {
-            fds[3] = PollFd::new(fd, PollFlags::IN);
-        }
-        let job = self.prepared.job.job().descriptors();
-        for (slot, descriptor) in fds[4..].iter_mut().zip(&job) {
-            if let Some((fd, priority)) = descriptor {
-                *slot = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
-            }
-        }
-        // An interruption only means that the looks below come earlier.
-        ready::any(&mut fds, left);
+        let Prepared { listener, now_file, signals, job, .. } = &self.prepared;
+        platform::wait(&Sources { listener, now_file, signals, brain: self.brain.as_ref(), job: job.job() }, left);
     }
 
     fn read_signals(&mut self) {
-        let mut info = [0_u8; 128];
-        let mut asked = false;
-        while let Ok(128) = rustix::io::read(&self.prepared.signals, &mut info) {
-            let signal = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
-            asked |= signal == libc::SIGTERM.cast_unsigned();
-        }
-        if asked {
+        if self.prepared.signals.asked() {
             self.record.blame(StoppedBy::Operator, "the guardian was told to end");
             self.happen(Event::Stop, Category::Ask, None);
         }
@@ -223,7 +200,7 @@ impl<'a> Server<'a> {
     }
 
     fn look_at_brain(&mut self) {
-        if self.brain.as_ref().is_some_and(|(_, fd)| ready::readable(fd, Duration::ZERO)) {
+        if self.brain.as_ref().is_some_and(Watched::has_ended) {
             self.brain = None;
             self.brain_lost = Some(Instant::now());
         }
@@ -364,7 +341,7 @@ impl<'a> Server<'a> {
     }
 
     /// Whether the latch is on the device. A latch that cannot be written does not hold up the kill.
-    /// A disk that hangs must not: a copy of the guardian writes, and is waited for a moment.
+    /// A disk that hangs must not: a helper writes, and is waited for a moment.
     fn latch(&mut self, all: bool, by: &str, reason: &str) -> bool {
         let entry = LatchEntry {
             since: jiff::Timestamp::now().to_string(),
@@ -372,12 +349,12 @@ impl<'a> Server<'a> {
             reason: reason.to_owned(),
             incident: self.record.incident.clone().unwrap_or_default(),
         };
-        let handle = if all { &self.prepared.latch_all } else { &self.prepared.latch_own };
+        let handle = Arc::clone(if all { &self.prepared.latch_all } else { &self.prepared.latch_own });
         // Where the proof is that no child is left, there must be no copy.
         if self.prepared.job.job().tier() == Tier::Tracked {
             return handle.set(&entry).is_ok();
         }
-        self.helpers.attempt(LATCH_WAIT, || handle.set(&entry).is_ok())
+        self.helpers.attempt(LATCH_WAIT, move || handle.set(&entry).is_ok())
     }
 
     fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
@@ -398,7 +375,7 @@ impl<'a> Server<'a> {
             }
             Action::Ask => self.ask(),
             Action::AskRest => {
-                self.prepared.job.signal_all(libc::SIGTERM);
+                self.prepared.job.signal_all(TERMINATE);
                 let rest = Instant::now() + REST_GRACE;
                 self.deadline = Some(self.deadline.map_or(rest, |deadline| deadline.min(rest)));
             }
@@ -431,7 +408,7 @@ impl<'a> Server<'a> {
         self.asked = self.prepared.job.count();
         self.deadline = Some(Instant::now() + self.prepared.spec.grace);
         // A program that has ended meanwhile is noticed by the next look.
-        let _ = self.prepared.job.signal(libc::SIGTERM);
+        let _ = self.prepared.job.signal(TERMINATE);
     }
 
     fn kill(&mut self, category: Category) {
@@ -463,7 +440,7 @@ impl<'a> Server<'a> {
         self.conclude_kill(report, retry);
     }
 
-    fn writing(&self) -> Writing<'a> {
+    fn writing(&self) -> Writing {
         Writing { recorder: self.recorder, state_dir: self.prepared.spec.state_dir.clone() }
     }
 

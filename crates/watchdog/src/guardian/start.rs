@@ -1,27 +1,20 @@
 //! Starting a guardian, and becoming one.
 
-use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use command_fds::{CommandFdExt as _, FdMapping};
 use estop_durable::lock::Lock;
+use estop_durable::replace;
 
 use super::evidence::Recorder;
 use super::log::Log;
+use super::platform::{self, Listener, NowFile, Signals, Starter, Told, own_id};
 use super::server::{Prepared, Server};
-use super::sockets;
 use super::spec::GuardianSpec;
-use super::surroundings::{NowFile, close_on_exec, own_id, watch_signals};
 use crate::emergency::{end_abandoned, settle_abandoned};
 use crate::error::Context as _;
-use crate::job::linux;
 use crate::latch::{Handle as LatchHandle, Latch};
 use crate::registry::{Entry, Failure, FailureKind, JobDir, RunDir, boot_id};
 use crate::stop::Category;
@@ -29,8 +22,6 @@ use crate::{Error, JobObjectManager, Result};
 
 /// The first argument of a process that is to be a guardian.
 pub const ARGUMENT: &str = "__guardian";
-/// Where the guardian finds the channel to its starter: above what a caller is likely to hand down to its program.
-const CHANNEL: i32 = 100;
 /// What opens secrets is nobody's but estop's; a guardian does not need it.
 pub const OWN_VARIABLES: [&str; 3] = ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN"];
 /// How long a program is killed whose start failed after it ran.
@@ -72,20 +63,9 @@ impl Default for Streams {
 /// # Errors
 /// What kept the program from running, as the guardian reports it.
 pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
-    let (mut channel, inner) = UnixStream::pair().doing("create a socket pair")?;
-    let mut command = Command::new(linux::OWN_EXECUTABLE);
-    for own in OWN_VARIABLES {
-        command.env_remove(own);
-    }
-    command.arg0("estop").arg(ARGUMENT).stdin(streams.input).stdout(streams.output).stderr(streams.error);
-    command
-        .fd_mappings(vec![FdMapping { parent_fd: inner.into(), child_fd: CHANNEL }])
-        .map_err(|_| Error::Containment("a descriptor is in use twice".to_owned()))?;
-    let mut process = command.spawn().doing("start a guardian")?;
-    // The command holds the other end of the channel, whose closing is the sign of a guardian's death.
-    drop(command);
+    let (mut process, starter) = platform::launch(streams)?;
     let dir = RunDir::at(&spec.run_dir).job(&spec.job.name);
-    match converse(&mut channel, spec) {
+    match converse(starter, &mut process, spec) {
         Ok(()) => Ok(Guardian { process, dir, id: spec.job.id.clone() }),
         Err(error) => {
             // A guardian that failed ends by itself; one that hangs does not.
@@ -98,14 +78,11 @@ pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
     }
 }
 
-fn converse(channel: &mut UnixStream, spec: &GuardianSpec) -> Result<()> {
+fn converse(starter: Starter, process: &mut Child, spec: &GuardianSpec) -> Result<()> {
     let died = |detail: String| Error::GuardianDied { name: spec.job.name.clone(), detail };
     let bytes = serde_json::to_vec(spec).map_err(|error| died(error.to_string()))?;
-    channel.set_read_timeout(Some(START_LIMIT)).doing("limit the wait for a guardian")?;
-    // If it died meanwhile, its last words are still to be read.
-    let _ = channel.write_all(&bytes).and_then(|()| channel.shutdown(Shutdown::Write));
-    let mut answer = Vec::new();
-    channel.read_to_end(&mut answer).map_err(|error| died(format!("it did not report in time ({error})")))?;
+    let answer = starter.converse(process, &bytes, START_LIMIT);
+    let answer = answer.map_err(|error| died(format!("it did not report in time ({error})")))?;
     let failure: Option<Failure> =
         serde_json::from_slice(&answer).map_err(|_| died("it ended before it had started the program".to_owned()))?;
     failure.map_or(Ok(()), |failure| Err(error_of(failure, spec)))
@@ -116,10 +93,10 @@ fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
     let program = || {
         spec.job.program.argv.first().map(|name| name.to_os_string().to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let exec = |errno| Error::Exec { program: program(), source: std::io::Error::from_raw_os_error(errno) };
+    let exec = |code| Error::Exec { program: program(), source: std::io::Error::from_raw_os_error(code) };
     match failure.kind {
-        FailureKind::NotFound => exec(libc::ENOENT),
-        FailureKind::NotExecutable => exec(libc::EACCES),
+        FailureKind::NotFound => exec(platform::NOT_FOUND),
+        FailureKind::NotExecutable => exec(platform::NOT_EXECUTABLE),
         FailureKind::NameTaken => Error::NameTaken { name: spec.job.name.clone() },
         FailureKind::Latched => match Latch::at(&spec.state_dir).holds(&spec.job.name) {
             Ok(Some(entry)) => Error::Latched { since: entry.since, reason: entry.reason },
@@ -132,7 +109,7 @@ fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
 
 /// Becomes a guardian, if this process was started as one: then this does not return. To be called first in `main`, before
 /// any thread is started.
-pub fn enter(recorder: &dyn Recorder) {
+pub fn enter(recorder: &'static dyn Recorder) {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT) {
         let code = match become_guardian(recorder) {
             Ok(()) => 0,
@@ -142,36 +119,23 @@ pub fn enter(recorder: &dyn Recorder) {
     }
 }
 
-fn become_guardian(recorder: &dyn Recorder) -> Result<()> {
-    // SAFETY: the starter has put the channel there, and nothing else in this process has used that number yet.
-    let mut channel = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CHANNEL) });
-    close_on_exec(&channel)?;
-    let mut bytes = Vec::new();
-    channel.read_to_end(&mut bytes).doing("hear from the starter")?;
+fn become_guardian(recorder: &'static dyn Recorder) -> Result<()> {
+    let (bytes, told) = Told::hear()?;
     let started = serde_json::from_slice(&bytes)
         .map_err(|error| Error::Containment(format!("a guardian is started by estop only: {error}")))
         .and_then(prepare);
     let failure = started.as_ref().err().map(Failure::from);
-    // A starter that has gone is noticed as a brain that is lost.
-    let _ = serde_json::to_writer(&mut channel, &failure);
-    drop(channel);
+    told.report(&serde_json::to_vec(&failure).unwrap_or_default());
     let (prepared, lock) = started?;
-    linux::detach_standard_streams()?;
-    // Out of the process group that the program was put into, and of the session: as a parent in the same session a guardian
-    // would keep the group from being orphaned, and so a suspended one from being hung up on when its shell is gone.
-    let _ = rustix::process::setsid();
+    platform::step_aside()?;
     Server::new(prepared, recorder).serve();
     drop(lock);
     Ok(())
 }
 
 fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
-    if spec.job.program.process_group.is_none() {
-        // Away from the starter's terminal: its Ctrl-C is not meant for this workload.
-        let _ = rustix::process::setsid();
-    }
-    let signals = watch_signals()?;
-    spec.job.program.oom_score = protect_from_oom();
+    platform::settle_in(&mut spec);
+    let signals = Signals::watch()?;
     let run_dir = RunDir::open(&spec.run_dir)?;
     let dir = run_dir.job(&spec.job.name);
     let lock = dir.claim()?;
@@ -200,16 +164,14 @@ fn set_up(
     run_dir: &RunDir,
     dir: &JobDir,
     latches: Latches,
-    signals: OwnedFd,
+    signals: Signals,
 ) -> Result<Prepared> {
     let reserve = dir.reserve()?;
-    let socket = sockets::bound(&dir.socket())?;
+    let listener = Listener::bind(dir, &spec.job.id)?;
     let now_file = NowFile::watch(run_dir)?;
     deliver_secret_files(&spec)?;
     let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
-    let places = linux::Places { run_dir: spec.run_dir.clone(), state_dir: spec.state_dir.clone() };
-    // Where a kernel cannot keep it, another estop's `now` still ends the job by its cgroup.
-    let _ = places.record(&spec.job.instance);
+    platform::note_place(&spec);
     if let Err(error) = begin(&spec, dir, &latches, &mut job) {
         if job.main().is_some() {
             job.stop(Category::Kill, KILL_LIMIT, |_| {});
@@ -219,9 +181,9 @@ fn set_up(
     }
     spec.job.program.environment.clear();
     spec.secret_files.clear();
-    let Latches { own: latch_own, all: latch_all } = latches;
+    let [latch_own, latch_all] = [latches.own, latches.all].map(Arc::new);
     let log = spec.log.as_ref().and_then(Log::open);
-    Ok(Prepared { log, spec, job, dir: dir.clone(), reserve, socket, latch_own, latch_all, now_file, signals })
+    Ok(Prepared { log, spec, job, dir: dir.clone(), reserve, listener, latch_own, latch_all, now_file, signals })
 }
 
 /// Limits the job, records it and starts its program.
@@ -287,32 +249,17 @@ impl Latches {
     }
 }
 
-/// The kernel should end anything else first. It allows that only to the privileged. Returns the score before, which the
-/// workload is to have: of all programs it must not be spared.
-fn protect_from_oom() -> Option<String> {
-    const SCORE: &str = "/proc/self/oom_score_adj";
-    let before = std::fs::read_to_string(SCORE).ok();
-    let _ = std::fs::write(SCORE, "-900");
-    before
-}
-
 /// Puts the secret files where only the workload's user can read them.
 fn deliver_secret_files(spec: &GuardianSpec) -> Result<()> {
     let Some(secrets) = spec.job.secrets_dir.clone() else { return Ok(()) };
     let _ = std::fs::remove_dir_all(&secrets);
-    std::fs::create_dir(&secrets).on("create", &secrets)?;
-    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o700)).on("protect", &secrets)?;
-    let owner = spec.job.program.user.as_ref().map(|user| (user.uid, user.gid));
+    replace::create_dir(&secrets, 0o700)?;
+    let user = spec.job.program.user.as_ref();
     for secret in &spec.secret_files {
         let path = secrets.join(&secret.file);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("create", &path)?;
+        let mut file = platform::create_private(&path)?;
         file.write_all(&secret.value).on("write", &path)?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).on("hand over", &path)?;
-        }
+        platform::hand_over(&path, user)?;
     }
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::chown(&secrets, Some(uid), Some(gid)).on("hand over", &secrets)?;
-    }
-    Ok(())
+    platform::hand_over(&secrets, user)
 }

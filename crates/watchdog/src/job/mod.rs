@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::Reading;
 use crate::stop::Survivor;
 
+/// POSIX's number of the signal that asks for an end, by which all platforms are asked.
+pub(crate) const TERMINATE: i32 = 15;
+
 /// How strong a containment is, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

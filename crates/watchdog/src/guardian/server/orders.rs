@@ -2,23 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::net::SocketAddrUnix;
-
 use super::{Holder, Server, Trigger, WAITING_LIMIT};
-use crate::guardian::sockets::{self, Received};
-use crate::guardian::surroundings::own_id;
+use crate::guardian::platform::{self, Received, Return, Watched, authorize, own_id};
 use crate::guardian::table::{Action, Event, State, action};
 use crate::guardian::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
-use crate::job::linux::procfs;
-use crate::job::{Limits, Tier};
+use crate::job::Limits;
 use crate::ladder::Thresholds;
 use crate::registry::{RunDir, is_below_a_guardian};
 use crate::stop::{Category, StoppedBy};
 
-impl Server<'_> {
+impl Server {
     pub(super) fn read_orders(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        while let Some(received) = sockets::receive(&self.prepared.socket, &mut buffer) {
+        while let Some(received) = self.prepared.listener.receive(&mut buffer) {
             let (head, _) = buffer.split_at(received.length.min(DATAGRAM_LIMIT));
             self.read_order(&received, head);
         }
@@ -28,8 +24,7 @@ impl Server<'_> {
     fn read_order(&mut self, received: &Received, bytes: &[u8]) {
         let Some(order) = Order::decode(bytes) else { return };
         let from = received.from.as_ref();
-        let by_lineage = self.prepared.job.job().tier() == Tier::Tracked;
-        match sockets::authorize(received.peer, by_lineage) {
+        match authorize(received.peer, self.prepared.job.job()) {
             Err(reason) => self.refuse(from, order.request, reason),
             // Only the emergency weakens no guard, and waits for no look at files.
             Ok(peer) if order.verb != Verb::Now && self.is_from_another_job(peer.pid) => {
@@ -43,7 +38,7 @@ impl Server<'_> {
         is_below_a_guardian(&RunDir::at(&self.prepared.spec.run_dir), peer)
     }
 
-    fn obey(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>, peer: u32) {
+    fn obey(&mut self, order: &Order<'_>, from: Option<&Return>, peer: u32) {
         let request = order.request;
         match order.verb {
             Verb::Status => self.answer(from, request, &self.status()),
@@ -72,7 +67,7 @@ impl Server<'_> {
         }
     }
 
-    fn freeze_or_thaw(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
+    fn freeze_or_thaw(&mut self, order: &Order<'_>, from: Option<&Return>) {
         let event = if order.verb == Verb::Freeze { Event::Freeze } else { Event::Thaw };
         if let Action::Refuse(reason) = action(self.state, event) {
             return self.refuse(from, order.request, reason);
@@ -132,7 +127,7 @@ impl Server<'_> {
         }
     }
 
-    fn stop_ordered(&mut self, order: &Order<'_>, from: Option<&SocketAddrUnix>) {
+    fn stop_ordered(&mut self, order: &Order<'_>, from: Option<&Return>) {
         self.reply(from, ReplyKind::Accepted, order.request, b"");
         if let Some(from) = from
             && self.waiting.len() < WAITING_LIMIT
@@ -206,14 +201,14 @@ impl Server<'_> {
     }
 
     fn adopt(&mut self, pid: u32) {
-        self.brain = procfs::identity(pid).and_then(|id| procfs::open(id).map(|fd| (id, fd)));
+        self.brain = platform::identity(pid).and_then(Watched::open);
         self.brain_lost = None;
         if self.holder == Holder::BrainLoss {
             self.happen(Event::Adopted, Category::Ask, None);
         }
     }
 
-    fn conclude(&self, to: Option<&SocketAddrUnix>, request: u64, result: std::result::Result<(), String>) {
+    fn conclude(&self, to: Option<&Return>, request: u64, result: std::result::Result<(), String>) {
         match result {
             Ok(()) => self.answer(to, request, &self.status()),
             Err(reason) => self.refuse(to, request, &reason),
@@ -229,18 +224,18 @@ impl Server<'_> {
         }
     }
 
-    fn answer(&self, to: Option<&SocketAddrUnix>, request: u64, body: &impl serde::Serialize) {
+    fn answer(&self, to: Option<&Return>, request: u64, body: &impl serde::Serialize) {
         self.reply(to, ReplyKind::Done, request, &serde_json::to_vec(body).unwrap_or_default());
     }
 
-    fn refuse(&self, to: Option<&SocketAddrUnix>, request: u64, reason: &str) {
+    fn refuse(&self, to: Option<&Return>, request: u64, reason: &str) {
         self.reply(to, ReplyKind::Refused, request, &serde_json::to_vec(reason).unwrap_or_default());
     }
 
-    fn reply(&self, to: Option<&SocketAddrUnix>, kind: ReplyKind, request: u64, body: &[u8]) {
+    fn reply(&self, to: Option<&Return>, kind: ReplyKind, request: u64, body: &[u8]) {
         if let Some(to) = to {
             // A caller that has gone, or does not read, gets no answer; it looks at the job itself then.
-            let _ = sockets::send(&self.prepared.socket, &Reply { kind, request, body }.encode(), to);
+            let _ = self.prepared.listener.send(&Reply { kind, request, body }.encode(), to);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, Tier, User};
+use super::{Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User};
 use crate::Result;
 use crate::error::Context as _;
 use crate::monitor::Reading;
@@ -22,8 +22,6 @@ use processes::{Held, Seen};
 use windows_sys::Win32::System::Threading::GetExitCodeProcess;
 use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
 
-/// POSIX's number of the signal that asks for an end, by which all platforms are asked.
-const TERMINATE: i32 = 15;
 /// POSIX's number of the signal that Ctrl-C is.
 const INTERRUPT: i32 = 2;
 /// How often the list of processes is looked at while it is waited for, beside the job's own messages.

@@ -11,12 +11,40 @@ use crate::registry::RunDir;
 use crate::{Error, Result};
 
 /// This process.
-pub(super) fn own_id() -> ProcessId {
+pub(in crate::guardian) fn own_id() -> ProcessId {
     procfs::identity(std::process::id()).unwrap_or(ProcessId { pid: std::process::id(), start_time: 0 })
 }
 
 /// Signals as a descriptor: those that tell the guardian something. All others that could end or stop it are ignored.
-pub(super) fn watch_signals() -> Result<OwnedFd> {
+#[derive(Debug)]
+pub(in crate::guardian) struct Signals(OwnedFd);
+
+impl Signals {
+    /// Takes the signals of this process.
+    ///
+    /// # Errors
+    /// If there is no descriptor to be had.
+    pub(in crate::guardian) fn watch() -> Result<Self> {
+        watch_signals().map(Self)
+    }
+
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// Whether this process was told to end since the last look.
+    pub(in crate::guardian) fn asked(&self) -> bool {
+        let mut info = [0_u8; 128];
+        let mut asked = false;
+        while let Ok(128) = rustix::io::read(&self.0, &mut info) {
+            let signal = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            asked |= signal == libc::SIGTERM.cast_unsigned();
+        }
+        asked
+    }
+}
+
+fn watch_signals() -> Result<OwnedFd> {
     for signal in [
         libc::SIGHUP,
         libc::SIGINT,
@@ -51,13 +79,14 @@ pub(super) fn watch_signals() -> Result<OwnedFd> {
 }
 
 /// The run directory's file `now`, whichever file stands there: a shell writes into it, an editor puts another in its place.
-pub(super) struct NowFile {
+#[derive(Debug)]
+pub(in crate::guardian) struct NowFile {
     run_dir: OwnedFd,
     watch: OwnedFd,
 }
 
 impl NowFile {
-    pub(super) fn watch(run_dir: &RunDir) -> Result<Self> {
+    pub(in crate::guardian) fn watch(run_dir: &RunDir) -> Result<Self> {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let path = run_dir.path();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -74,7 +103,7 @@ impl NowFile {
     }
 
     /// Whether it has changed since the last look, and calls for an end.
-    pub(super) fn calls(&self) -> bool {
+    pub(in crate::guardian) fn calls(&self) -> bool {
         let mut events = [0_u8; 1024];
         let mut changed = false;
         while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {
@@ -91,10 +120,10 @@ impl NowFile {
 }
 
 /// Real-time priority while it exists, where the host allows it: a busy tree must not keep its own end waiting.
-pub(super) struct Raised;
+pub(in crate::guardian) struct Raised;
 
 impl Raised {
-    pub(super) fn new() -> Self {
+    pub(in crate::guardian) fn new() -> Self {
         schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 10);
         Self
     }

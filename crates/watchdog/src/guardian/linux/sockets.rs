@@ -4,33 +4,99 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, sendto, socket_with};
 
 use crate::Result;
 use crate::error::Context as _;
+use crate::job::linux::ready;
+use crate::job::{Job, Tier};
+use crate::registry::JobDir;
+
+/// Where an answer goes.
+pub(in crate::guardian) type Return = SocketAddrUnix;
 
 /// Who sent a datagram, by the kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
+pub(in crate::guardian) struct Peer {
     /// Its process ID; 0 if it lives in a PID namespace outside this one.
-    pub(super) pid: u32,
+    pub(in crate::guardian) pid: u32,
     /// Its user.
-    pub(super) uid: u32,
+    uid: u32,
 }
 
 /// A datagram.
-pub(super) struct Received {
-    pub(super) length: usize,
-    pub(super) peer: Option<Peer>,
-    pub(super) from: Option<SocketAddrUnix>,
+pub(in crate::guardian) struct Received {
+    pub(in crate::guardian) length: usize,
+    pub(in crate::guardian) peer: Option<Peer>,
+    pub(in crate::guardian) from: Option<Return>,
+}
+
+/// What a guardian listens on.
+#[derive(Debug)]
+pub(in crate::guardian) struct Listener(OwnedFd);
+
+impl Listener {
+    /// Listens in the job's directory.
+    ///
+    /// # Errors
+    /// If the socket cannot be bound.
+    pub(in crate::guardian) fn bind(dir: &JobDir, _id: &str) -> Result<Self> {
+        bound(&dir.socket()).map(Self)
+    }
+
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// The next datagram; `None` if there is none. Allocates nothing.
+    pub(in crate::guardian) fn receive(&self, buffer: &mut [u8]) -> Option<Received> {
+        receive(&self.0, buffer)
+    }
+
+    /// Answers without waiting.
+    pub(in crate::guardian) fn send(&self, bytes: &[u8], to: &Return) -> io::Result<()> {
+        sendto(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, to)?;
+        Ok(())
+    }
+}
+
+/// The way to one guardian.
+#[derive(Debug)]
+pub(in crate::guardian) struct Connection(OwnedFd);
+
+impl Connection {
+    /// To the guardian of the job in `dir`. Connected, so that the kernel lets nobody answer but the guardian's own socket.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub(in crate::guardian) fn to(dir: &JobDir) -> Result<Self> {
+        connected(&dir.socket()).map(Self)
+    }
+
+    /// Sends without waiting.
+    pub(in crate::guardian) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
+    }
+
+    /// The next answer's length; `None` if there is none yet.
+    pub(in crate::guardian) fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
+        receive(&self.0, buffer).map(|received| received.length)
+    }
+
+    /// Waits at most `wait` for an answer.
+    pub(in crate::guardian) fn wait(&self, wait: Duration) {
+        ready::readable(&self.0, wait);
+    }
 }
 
 /// A datagram socket bound at `path`.
 ///
 /// # Errors
 /// If it cannot be bound.
-pub(super) fn bound(path: &Path) -> Result<OwnedFd> {
+fn bound(path: &Path) -> Result<OwnedFd> {
     let socket = unbound()?;
     // The path of a socket is short; the one of a run directory may be long. The way over a descriptor is always short.
     let parent = path.parent().unwrap_or(Path::new("."));
@@ -45,7 +111,7 @@ pub(super) fn bound(path: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// If it cannot be made, or nobody listens there.
-pub(super) fn connected(path: &Path) -> Result<OwnedFd> {
+fn connected(path: &Path) -> Result<OwnedFd> {
     let socket = unbound()?;
     let parent = path.parent().unwrap_or(Path::new("."));
     let directory = std::fs::File::open(parent).on("open", parent)?;
@@ -53,12 +119,6 @@ pub(super) fn connected(path: &Path) -> Result<OwnedFd> {
     // Where asking for credentials has given it an address already, this one is refused and the other stays.
     let _ = bind(&socket, &SocketAddrUnix::new_unnamed());
     Ok(socket)
-}
-
-/// Sends to the socket that `socket` is connected to, without waiting.
-pub(super) fn send_to_peer(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-    rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-    Ok(())
 }
 
 fn unbound() -> Result<OwnedFd> {
@@ -76,14 +136,8 @@ fn address_in(directory: &std::fs::File, path: &Path) -> Result<SocketAddrUnix> 
     SocketAddrUnix::new(&short).on("name the socket", path)
 }
 
-/// Sends without waiting.
-pub(super) fn send(socket: &OwnedFd, bytes: &[u8], to: &SocketAddrUnix) -> io::Result<()> {
-    sendto(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, to)?;
-    Ok(())
-}
-
 /// Receives without waiting; `None` if there is nothing. Allocates nothing.
-pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<Received> {
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<Received> {
     // `rustix` takes the sender's PID for non-zero, which it is not for senders outside this PID namespace.
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut address = MaybeUninit::<libc::sockaddr_un>::zeroed();
@@ -138,18 +192,18 @@ fn sender(address: &libc::sockaddr_un, length: u32) -> Option<SocketAddrUnix> {
     }
 }
 
-/// Whether `peer` may give orders: the same user or root, and nobody inside a job.
+/// Whether `peer` may give orders: the same user or root, and nobody inside a job. `job` is the guardian's own.
 ///
 /// # Errors
 /// Why not.
-pub(super) fn authorize(peer: Option<Peer>, by_lineage: bool) -> std::result::Result<Peer, &'static str> {
+pub(in crate::guardian) fn authorize(peer: Option<Peer>, job: &dyn Job) -> std::result::Result<Peer, &'static str> {
     let peer = peer.ok_or("the caller is not known")?;
     let own = rustix::process::geteuid().as_raw();
     if peer.uid != own && peer.uid != 0 {
         return Err("the caller is another user");
     }
     // A caller that this PID namespace cannot name lives outside of it, and so outside of every job below it.
-    if peer.pid != 0 && crate::registry::is_inside_a_job(peer.pid, by_lineage) {
+    if peer.pid != 0 && crate::registry::is_inside_a_job(peer.pid, job.tier() == Tier::Tracked) {
         return Err("the caller is inside a job");
     }
     Ok(peer)

@@ -1,0 +1,96 @@
+//! Disposable copies of the guardian, which may be kept waiting by a process or a disk.
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::guardian::evidence::{Evidence, Writing};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, procfs, ready};
+
+/// How long the guardian waits for the look at the tree.
+const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
+/// How many copies of the guardian write at the same time.
+const HELPERS: usize = 4;
+
+/// The copies of the guardian that are still writing.
+#[derive(Debug, Default)]
+pub(in crate::guardian) struct Helpers {
+    running: Vec<Child>,
+}
+
+impl Helpers {
+    /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over.
+    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) {
+        self.reap();
+        if self.running.len() >= HELPERS {
+            return;
+        }
+        let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC) else { return };
+        match fork() {
+            Ok(None) => {
+                let mut evidence = gather();
+                // Only here, in the copy: a process can keep its reader waiting.
+                for process in &mut evidence.tree {
+                    process.arguments = procfs::arguments(process.id);
+                }
+                // Above all not the job's lock: the disk may keep this copy waiting for long.
+                std::mem::forget(gathering);
+                let_go_of_descriptors();
+                writing.recorder.record(&writing.state_dir, &evidence);
+                leave(0);
+            }
+            Ok(Some(child)) => {
+                drop(gathering);
+                // The end of the pipe is the sign; whatever else happens, the kill goes on.
+                ready::readable(&gathered, CAPTURE_BUDGET);
+                self.running.push(child);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
+    /// `wait`; if not, it goes on by itself.
+    pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> bool {
+        match fork() {
+            Ok(None) => leave(i32::from(!work())),
+            Ok(Some(child)) => {
+                let well = ended_well(&child, wait);
+                if well.is_none() {
+                    self.running.push(child);
+                }
+                well == Some(true)
+            }
+            // No process to be had: the latch is worth the wait.
+            Err(_) => work(),
+        }
+    }
+
+    /// Forgets the copies that have ended.
+    fn reap(&mut self) {
+        self.running.retain(|child| ended_well(child, Duration::ZERO).is_none());
+    }
+
+    /// Waits for the copies that are still writing, at most `wait` for all of them. Then they are on their own.
+    pub(in crate::guardian) fn finish(&mut self, wait: Duration) {
+        let deadline = Instant::now() + wait;
+        for child in self.running.drain(..) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = ended_well(&child, left);
+        }
+    }
+}
+
+/// Whether the copy has ended, and with code 0; `None` if it has not within `wait`.
+fn ended_well(child: &Child, wait: Duration) -> Option<bool> {
+    use rustix::io::Errno;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    ready::readable(&child.fd, wait);
+    match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(Some(status)) => Some(status.exit_status() == Some(0)),
+        // Reaped elsewhere: it has ended, and nobody knows how.
+        Err(Errno::CHILD) => Some(false),
+        _ => None,
+    }
+}
