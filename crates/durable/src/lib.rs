@@ -24,6 +24,8 @@ pub mod sealed;
 pub mod slot;
 
 pub use error::{Error, Result};
+#[cfg(windows)]
+pub use platform::access;
 
 /// What a file is. Stands in every file's header, so that one file is never read as another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

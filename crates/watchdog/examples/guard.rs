@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 environment,
                 directory: None,
                 user: None,
-                process_group: Some(rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned()),
+                process_group: Some(group()),
                 ignored_signals: Vec::new(),
                 oom_score: None,
             },
@@ -62,4 +62,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     guardian.process.wait()?;
     println!("{:#?}", guardian.dir.outcome()?);
     Ok(())
+}
+
+/// The process group of this program, whose terminal the command is to share.
+#[cfg(unix)]
+fn group() -> u32 {
+    rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// On Windows any will do: the command then shares this program's console.
+#[cfg(windows)]
+fn group() -> u32 {
+    0
 }

@@ -1,7 +1,7 @@
 //! `CRITICAL_STOP` from outside: orders to the guardians, and the kernel where one does not answer.
 //!
-//! It needs no brain, no network and no free disk. Jobs are found twice: by the records in the run directory, and by the
-//! names of the cgroups themselves.
+//! It needs no brain, no network and no free disk. Jobs are found twice: by the records in the run directory, and on Linux by the
+//! names of the cgroups themselves. On Windows a job cannot outlive its guardian, which the record names.
 
 mod abandoned;
 mod latching;
@@ -13,9 +13,9 @@ use self::latching::Latching;
 use crate::Result;
 use crate::guardian::wire::{Order, Verb};
 use crate::guardian::{Answer, Client};
-use crate::job::linux::{Ending, Stranded, cgroups_below_root};
+use crate::job::platform::{self, Ending, Stranded};
 use crate::job::{Isolation, Proof, Tier};
-use crate::registry::{Entry, JobDir, RunDir};
+use crate::registry::{Entry, JobDir, Owner, RunDir};
 use crate::stop::{Category, Phases, StopReport};
 
 pub use abandoned::{end_abandoned, settle_abandoned};
@@ -170,13 +170,13 @@ fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     let alive = dir.is_alive()?;
     let ended = end_recorded(&entry, owner, alive);
     // Another user's paths may lead anywhere: those are that user's to clear.
-    if !alive && owner == rustix::process::geteuid().as_raw() {
+    if !alive && platform::is_own(owner) {
         abandoned::clear_secrets(dir, &entry.id);
     }
     Ok(ended)
 }
 
-fn end_recorded(entry: &Entry, owner: u32, alive: bool) -> Option<Ended> {
+fn end_recorded(entry: &Entry, owner: Owner, alive: bool) -> Option<Ended> {
     let stranded = Stranded::open(entry, alive, owner);
     let ended = (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation));
     if ended.as_ref().is_none_or(|ended| ended.report.proven_empty && !alive) {
@@ -298,24 +298,13 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
         Groups::All => None,
         Groups::Nobodys => return,
     };
-    let groups = cgroups_below_root(group);
-    stopped.searched.push(groups.searched.display().to_string());
-    stopped.doubts.extend(groups.doubts);
-    for path in groups.found {
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
-        if !concerns(request.names, &name) {
-            continue;
-        }
-        match Stranded::of_cgroup(&path) {
-            // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
-            Ok(Some(stranded)) if !stranded.is_over() => {
-                stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
-                stranded.release(None);
-            }
-            Ok(_) => {}
-            Err(doubt) => stopped.doubts.push(format!("{name}: {doubt}")),
-        }
+    let unrecorded = platform::unrecorded(group, &|name| concerns(request.names, name));
+    stopped.searched.extend(unrecorded.searched);
+    stopped.doubts.extend(unrecorded.doubts);
+    // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
+    for (name, stranded) in unrecorded.found.into_iter().filter(|(_, stranded)| !stranded.is_over()) {
+        stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
+        stranded.release(None);
     }
 }
 

@@ -9,16 +9,13 @@
 //! * [`latch`]: what keeps everything stopped until a person says otherwise.
 //! * [`registry`]: the run directory, in which jobs are found.
 
-#[cfg(unix)]
 pub mod emergency;
 mod error;
-#[cfg(unix)]
 pub mod guardian;
 pub mod job;
 pub mod ladder;
 pub mod latch;
 pub mod monitor;
-#[cfg(unix)]
 pub mod registry;
 pub mod stop;
 

@@ -5,7 +5,7 @@
 //!   now                    `echo now > RUN_DIR/now` is CRITICAL_STOP for every guardian
 //!   jobs/NAME/lock         held by the guardian as long as it lives
 //!   jobs/NAME/job.json     what another process needs to end the job
-//!   jobs/NAME/guardian.sock
+//!   jobs/NAME/guardian.sock (on Windows it is a pipe, which the record names by the job's identifier)
 //!   jobs/NAME/secrets/     the workload's secret files
 //!   jobs/NAME/outcome.json how it ended
 //!   jobs/NAME/outcome      the same in short, where the disk was full
@@ -15,12 +15,14 @@
 //! Nothing in it is trusted beyond its owner: a record leads only to processes of the user that owns it, on the boot that
 //! wrote it, and to cgroups by their inode below estop's own root.
 
-mod inside;
+#[cfg(target_os = "linux")]
+mod linux;
 mod reserve;
+#[cfg(windows)]
+mod windows;
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,7 +37,15 @@ use crate::monitor::Peak;
 use crate::stop::{StopReport, StoppedBy};
 use crate::{Error, Result};
 
-pub use inside::{is_below_a_guardian, is_inside_a_job};
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(windows)]
+use windows as platform;
+
+pub(crate) use platform::Owner;
+#[cfg(target_os = "linux")]
+pub use platform::is_inside_a_job;
+pub use platform::{boot_id, is_below_a_guardian};
 pub(crate) use reserve::Reserve;
 
 /// The version of the records in the run directory.
@@ -66,6 +76,9 @@ pub struct Handle {
     pub init: Option<ProcessId>,
     /// Its main process.
     pub main: Option<ProcessId>,
+    /// On Windows: the number that its job object has in the guardian.
+    #[serde(default)]
+    pub object: Option<u64>,
 }
 
 /// A cgroup, named so that another one at the same path is not taken for it.
@@ -204,7 +217,7 @@ impl RunDir {
     pub fn open(path: &Path) -> Result<Self> {
         let run_dir = Self::at(path);
         replace::create_dir(&run_dir.path.join("jobs"), 0o700)?;
-        refuse_strangers(&run_dir.path)?;
+        platform::refuse_strangers(&run_dir.path)?;
         if !run_dir.now_file().exists() {
             replace::replace(&run_dir.now_file(), b"", 0o600)?;
         }
@@ -405,7 +418,7 @@ impl JobDir {
     ///
     /// # Errors
     /// As for [`JobDir::entry`].
-    pub(crate) fn owned_entry(&self) -> Result<Option<(Entry, u32)>> {
+    pub(crate) fn owned_entry(&self) -> Result<Option<(Entry, Owner)>> {
         let record = read_owned_record::<Entry>(&self.path.join(ENTRY))?;
         Ok(record.filter(|(entry, _)| entry.boot_id == boot_id()))
     }
@@ -520,11 +533,6 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// This boot's identifier.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
-}
-
 fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<()> {
     let bytes = serde_json::to_vec(record)
         .map_err(|error| Error::Record { path: path.to_owned(), detail: error.to_string() })?;
@@ -536,18 +544,17 @@ fn read_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
 }
 
 /// The record and the user whose it is, both of the one file that is opened: who owns the directory may put another there.
-fn read_owned_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<(T, u32)>> {
+fn read_owned_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<(T, Owner)>> {
     let refuse = |detail: String| Error::Record { path: path.to_owned(), detail };
-    // No symbolic link is followed, and a pipe does not make anybody wait.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let file = match platform::open_record(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.on("open", path)?,
     };
     let metadata = file.metadata().on("look at", path)?;
-    if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
+    let owner = platform::owner_of(&file, &metadata).on("look at", path)?;
+    let Some(owner) = owner.filter(|_| metadata.is_file()) else {
         return Err(refuse("others could have written it".to_owned()));
-    }
+    };
     if metadata.len() > RECORD_LIMIT {
         return Err(refuse(format!("it has {} bytes", metadata.len())));
     }
@@ -559,16 +566,5 @@ fn read_owned_record<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<(
         return Err(refuse(format!("its version is {version:?}, this estop reads {SCHEMA_VERSION}")));
     }
     let record = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
-    Ok(Some((record, metadata.uid())))
-}
-
-/// A directory in which another user could put records is no run directory of ours.
-fn refuse_strangers(path: &Path) -> Result<()> {
-    let metadata = fs::symlink_metadata(path).on("look at", path)?;
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != own || metadata.mode() & 0o022 != 0 || !metadata.is_dir() {
-        let detail = format!("it belongs to user {} with mode {:o}", metadata.uid(), metadata.mode() & 0o7777);
-        return Err(Error::Record { path: path.to_owned(), detail });
-    }
-    Ok(())
+    Ok(Some((record, owner)))
 }

@@ -1,9 +1,12 @@
 //! One file for each platform, with the same functions in both.
 
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "the standard library offers no access rules")]
+pub mod access;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
-#[allow(unsafe_code, reason = "the standard library offers no access rules, and does not say who holds a file")]
+#[allow(unsafe_code, reason = "the standard library does not say who holds a file")]
 mod windows;
 
 #[cfg(unix)]

@@ -1,20 +1,16 @@
 //! Files as Windows has them.
 
-use std::ffi::{OsString, c_void};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::windows::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::windows::fs::{FileExt as _, OpenOptionsExt as _};
-use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
+use std::os::windows::io::AsRawHandle as _;
 use std::path::Path;
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_SUCCESS, LocalFree};
-use windows_sys::Win32::Security::Authorization::{
-    ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
-};
-use windows_sys::Win32::Security::{GetTokenInformation, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_SUCCESS};
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, CreateDirectoryW, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
     GetFileInformationByHandle,
@@ -22,7 +18,8 @@ use windows_sys::Win32::Storage::FileSystem::{
 use windows_sys::Win32::System::RestartManager::{
     CCH_RM_SESSION_KEY, RM_PROCESS_INFO, RmEndSession, RmGetList, RmRegisterResources, RmStartSession,
 };
-use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
+
+use super::access::{Descriptor, own_sid};
 
 /// How long a rename over an open file is tried: virus scanners and indexers let go soon.
 const RENAME_WAIT: Duration = Duration::from_secs(2);
@@ -58,11 +55,7 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     }
     // Protected; full access, inherited by all below, for this user, the administrators and the system.
     let rules = Descriptor::of(&format!("D:P(A;OICI;FA;;;{})(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)", own_sid()?))?;
-    let attributes = SECURITY_ATTRIBUTES {
-        nLength: u32::try_from(size_of::<SECURITY_ATTRIBUTES>()).unwrap_or(0),
-        lpSecurityDescriptor: rules.0,
-        bInheritHandle: 0,
-    };
+    let attributes = rules.attributes();
     let name = wide(path);
     // SAFETY: the name ends with a zero, and both it and the attributes live until the call returns.
     if unsafe { CreateDirectoryW(name.as_ptr(), &raw const attributes) } == 0 {
@@ -165,67 +158,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         // SAFETY: the session was started and is ended once.
         unsafe { RmEndSession(self.0) };
-    }
-}
-
-/// This process's user, as security descriptors name it.
-fn own_sid() -> io::Result<String> {
-    let mut token = null_mut();
-    // SAFETY: the pseudo handle of this process needs no closing, and the place lives until the call returns.
-    if unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &raw mut token) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has just opened it for us alone.
-    let token = unsafe { OwnedHandle::from_raw_handle(token) };
-    // Aligned for the structure that stands at its beginning, with room for the longest SID behind it.
-    let mut buffer = [0_u64; 32];
-    let mut length = u32::try_from(size_of_val(&buffer)).unwrap_or(0);
-    let place = buffer.as_mut_ptr().cast();
-    // SAFETY: the place has the length that is given, and lives until the call returns.
-    if unsafe { GetTokenInformation(token.as_raw_handle(), TokenUser, place, length, &raw mut length) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has written that structure to the beginning of the buffer, which is aligned for it.
-    let sid = unsafe { (*place.cast::<TOKEN_USER>()).User.Sid };
-    let mut text = null_mut();
-    // SAFETY: the SID stands in the buffer, and the place lives until the call returns.
-    if unsafe { ConvertSidToStringSidW(sid, &raw mut text) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut units = Vec::new();
-    // SAFETY: the text ends with a zero, and nothing behind that is read.
-    while let unit @ 1.. = unsafe { *text.add(units.len()) } {
-        units.push(unit);
-    }
-    // SAFETY: the system has allocated it so that it is freed this way, and nobody else does.
-    unsafe { LocalFree(text.cast()) };
-    Ok(String::from_utf16_lossy(&units))
-}
-
-/// A security descriptor of the system's.
-struct Descriptor(*mut c_void);
-
-impl Descriptor {
-    fn of(text: &str) -> io::Result<Self> {
-        let text: Vec<u16> = text.encode_utf16().chain([0]).collect();
-        let mut descriptor = null_mut();
-        // SAFETY: the text ends with a zero, and both places live until the call returns. The length is not asked for.
-        let made = unsafe {
-            ConvertStringSecurityDescriptorToSecurityDescriptorW(
-                text.as_ptr(),
-                SDDL_REVISION_1,
-                &raw mut descriptor,
-                null_mut(),
-            )
-        };
-        if made == 0 { Err(io::Error::last_os_error()) } else { Ok(Self(descriptor)) }
-    }
-}
-
-impl Drop for Descriptor {
-    fn drop(&mut self) {
-        // SAFETY: the system has allocated it so that it is freed this way, and nobody else does.
-        unsafe { LocalFree(self.0) };
     }
 }
 

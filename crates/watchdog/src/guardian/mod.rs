@@ -14,10 +14,14 @@ mod server;
 mod spec;
 mod start;
 pub mod table;
+#[cfg(windows)]
+mod windows;
 pub mod wire;
 
 #[cfg(target_os = "linux")]
 use linux as platform;
+#[cfg(windows)]
+use windows as platform;
 
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
@@ -32,4 +36,9 @@ struct Sources<'a> {
     signals: &'a platform::Signals,
     brain: Option<&'a platform::Watched>,
     job: &'a dyn crate::job::Job,
+}
+
+/// The process `pid`, as records and [`GuardianSpec::brain`] name it. `None` if there is none.
+pub fn process_id(pid: u32) -> Option<crate::job::ProcessId> {
+    platform::identity(pid)
 }

@@ -63,7 +63,7 @@ impl Default for Streams {
 /// # Errors
 /// What kept the program from running, as the guardian reports it.
 pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
-    let (mut process, starter) = platform::launch(streams)?;
+    let (mut process, starter) = platform::launch(spec, streams)?;
     let dir = RunDir::at(&spec.run_dir).job(&spec.job.name);
     match converse(starter, &mut process, spec) {
         Ok(()) => Ok(Guardian { process, dir, id: spec.job.id.clone() }),

@@ -11,6 +11,11 @@ pub mod linux;
 #[cfg(windows)]
 pub mod windows;
 
+#[cfg(target_os = "linux")]
+pub(crate) use linux as platform;
+#[cfg(windows)]
+pub(crate) use windows as platform;
+
 use std::time::Duration;
 
 pub use manager::JobObjectManager;
@@ -176,8 +181,13 @@ pub trait Job {
     #[cfg(unix)]
     fn descriptors(&self) -> [Option<(std::os::fd::BorrowedFd<'_>, bool)>; 3];
 
+    /// The main process, to be waited for until it was reaped.
+    #[cfg(windows)]
+    fn main_handle(&self) -> Option<std::os::windows::io::BorrowedHandle<'_>>;
+    /// Whether the process `pid` is in it.
+    #[cfg(windows)]
+    fn holds(&self, pid: u32) -> bool;
     /// What another process needs to end this job when its guardian cannot.
-    #[cfg(unix)]
     fn handle(&self) -> crate::registry::Handle;
 }
 

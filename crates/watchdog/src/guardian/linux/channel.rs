@@ -31,7 +31,7 @@ pub(in crate::guardian) struct Starter(UnixStream);
 ///
 /// # Errors
 /// If no process is to be had.
-pub(in crate::guardian) fn launch(streams: Streams) -> Result<(Child, Starter)> {
+pub(in crate::guardian) fn launch(_spec: &GuardianSpec, streams: Streams) -> Result<(Child, Starter)> {
     let (channel, inner) = UnixStream::pair().doing("create a socket pair")?;
     let mut command = Command::new(linux::OWN_EXECUTABLE);
     for own in OWN_VARIABLES {

@@ -31,7 +31,7 @@ pub use instances::{Places, instances};
 use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
-pub use stranded::{Ending, Stranded, cgroups_below_root, end_descendants, inherit_orphans};
+pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
 pub use terminal::bring_to_front;
 
 /// This program's own file, also when an upgrade has put another in its place.
@@ -463,6 +463,7 @@ impl Job for LinuxJob {
             controllers: self.cgroup.as_ref().map(|cgroup| cgroup.controllers().to_vec()).unwrap_or_default(),
             init: self.child.as_ref().filter(|_| self.namespaces.pid).map(|child| child.id),
             main: self.main(),
+            object: None,
         }
     }
 }

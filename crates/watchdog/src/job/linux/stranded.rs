@@ -95,7 +95,7 @@ impl Stranded {
     ///
     /// # Errors
     /// Why it cannot be opened.
-    pub fn of_cgroup(path: &Path) -> std::result::Result<Option<Self>, String> {
+    fn of_cgroup(path: &Path) -> std::result::Result<Option<Self>, String> {
         let metadata = match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| format!("cannot look at {}: {error}", path.display()))?,
@@ -374,19 +374,50 @@ fn owned_by(path: &Path, owner: u32) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() == owner)
 }
 
-/// The cgroups of jobs below estop's own root, of `instance` or of all, and what could not be looked through.
+/// The jobs that no record leads to.
 #[derive(Debug, Default)]
-pub struct Groups {
+pub struct Unrecorded {
     /// Where they were looked for.
-    pub searched: PathBuf,
-    /// What was found.
-    pub found: Vec<PathBuf>,
+    pub searched: Vec<String>,
+    /// What was found, with the names of the jobs.
+    pub found: Vec<(String, Stranded)>,
     /// Why that may not be all.
     pub doubts: Vec<String>,
 }
 
+/// Looks for jobs by the cgroups below estop's own root: of `instance`, or of all; those whose names are `wanted`.
+pub fn unrecorded(instance: Option<&str>, wanted: &dyn Fn(&str) -> bool) -> Unrecorded {
+    let groups = cgroups_below_root(instance);
+    let searched = vec![groups.searched.display().to_string()];
+    let mut unrecorded = Unrecorded { searched, doubts: groups.doubts, ..Unrecorded::default() };
+    for path in groups.found {
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
+        match wanted(&name).then(|| Stranded::of_cgroup(&path)) {
+            Some(Ok(Some(stranded))) => unrecorded.found.push((name, stranded)),
+            Some(Err(doubt)) => unrecorded.doubts.push(format!("{name}: {doubt}")),
+            Some(Ok(None)) | None => {}
+        }
+    }
+    unrecorded
+}
+
+/// Whether a record is this user's.
+pub fn is_own(owner: u32) -> bool {
+    owner == rustix::process::geteuid().as_raw()
+}
+
+/// The cgroups of jobs below estop's own root, of `instance` or of all, and what could not be looked through.
+#[derive(Debug, Default)]
+struct Groups {
+    searched: PathBuf,
+    found: Vec<PathBuf>,
+    /// Why that may not be all.
+    doubts: Vec<String>,
+}
+
 /// Looks for the cgroups of jobs below estop's own root: of `instance`, or of all.
-pub fn cgroups_below_root(instance: Option<&str>) -> Groups {
+fn cgroups_below_root(instance: Option<&str>) -> Groups {
     let Ok(root) = cgroup::place() else {
         // A host without them has no jobs in them; one that cannot be asked might.
         let doubts =

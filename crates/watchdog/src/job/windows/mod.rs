@@ -2,12 +2,14 @@
 
 mod asking;
 mod command_line;
-mod object;
-mod processes;
+pub(crate) mod object;
+pub(crate) mod processes;
 mod spawn;
+mod stranded;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::windows::io::BorrowedHandle;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,10 +17,12 @@ use super::{Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId,
 use crate::Result;
 use crate::error::Context as _;
 use crate::monitor::Reading;
+use crate::registry::Handle;
 use crate::stop::Survivor;
 use asking::Key;
 use object::JobObject;
 use processes::{Held, Seen};
+pub use stranded::{Ending, Stranded, Unrecorded, is_own, unrecorded};
 use windows_sys::Win32::System::Threading::GetExitCodeProcess;
 use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
 
@@ -67,17 +71,22 @@ impl WindowsJob {
     pub fn create(spec: &JobSpec) -> Result<Self> {
         let object = JobObject::create().doing("create a job object")?;
         let rate_taken = object.set_limits(&spec.limits).doing("limit the job")?;
-        Ok(Self {
+        Ok(Self { rate_taken, limits: spec.limits, ..Self::of(object) })
+    }
+
+    /// A job as it is found, whoever made it.
+    fn of(object: JobObject) -> Self {
+        Self {
             object,
             main: None,
             exit: None,
-            rate_taken,
-            limits: spec.limits,
+            rate_taken: false,
+            limits: Limits::default(),
             suspended: HashMap::new(),
             known: HashMap::new(),
             cpu: HashMap::new(),
             refused: (0, 0),
-        })
+        }
     }
 
     /// The processes in the job, as they are now. Those that have ended and are still held by somebody are not in it.
@@ -273,6 +282,18 @@ impl Job for WindowsJob {
 
     /// The object goes with its handles.
     fn release(&mut self) {}
+
+    fn main_handle(&self) -> Option<BorrowedHandle<'_>> {
+        self.main.as_ref().filter(|_| self.exit.is_none()).map(Held::borrowed)
+    }
+
+    fn holds(&self, pid: u32) -> bool {
+        Held::open(pid).is_ok_and(|held| self.object.holds(held.handle()).unwrap_or(false))
+    }
+
+    fn handle(&self) -> Handle {
+        Handle { main: self.main(), object: Some(self.object.handle().addr() as u64), ..Handle::default() }
+    }
 }
 
 fn survivor(seen: &Seen) -> Survivor {

@@ -6,7 +6,7 @@ use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle, Ra
 use std::ptr::{null, null_mut};
 use std::time::Duration;
 
-use windows_sys::Win32::Foundation::{ERROR_MORE_DATA, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle, ERROR_MORE_DATA, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatus};
 use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_CPU_RATE_CONTROL_ENABLE,
@@ -20,7 +20,9 @@ use windows_sys::Win32::System::JobObjects::{
 use windows_sys::Win32::System::SystemServices::{
     JOB_OBJECT_MSG_ACTIVE_PROCESS_LIMIT, JOB_OBJECT_MSG_JOB_MEMORY_LIMIT, JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT,
 };
+use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
+use super::processes::Held;
 use crate::job::Limits;
 
 /// The exit code of what the job's end has ended: that of `timeout(1)`.
@@ -28,11 +30,12 @@ const ENDED: u32 = 124;
 /// The full rate of all processors, in hundredths of a percent.
 const FULL_RATE: f64 = 10_000.0;
 
-/// A job. All its processes end when the last handle to it is closed, and this is the only one.
+/// A job. All its processes end when the last handle to it is closed, and its guardian has the only one.
 #[derive(Debug)]
 pub(super) struct JobObject {
     job: OwnedHandle,
-    port: OwnedHandle,
+    /// Where its messages arrive; none for who looks in from outside.
+    port: Option<OwnedHandle>,
 }
 
 /// What the job says of its processes since the last look.
@@ -61,15 +64,31 @@ impl JobObject {
         let job = owned(unsafe { CreateJobObjectW(null(), null()) })?;
         // SAFETY: a new port without a file.
         let port = owned(unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, null_mut(), 0, 1) })?;
-        let object = Self { job, port };
+        let completion = port.as_raw_handle();
+        let object = Self { job, port: Some(port) };
         object.set(
             JobObjectAssociateCompletionPortInformation,
-            &JOBOBJECT_ASSOCIATE_COMPLETION_PORT {
-                CompletionKey: null_mut(),
-                CompletionPort: object.port.as_raw_handle(),
-            },
+            &JOBOBJECT_ASSOCIATE_COMPLETION_PORT { CompletionKey: null_mut(), CompletionPort: completion },
         )?;
         object.set_basic(&Limits::default())?;
+        Ok(object)
+    }
+
+    /// The job that another process, its guardian, has under `number`.
+    ///
+    /// # Errors
+    /// The system's answer: the guardian is out of reach, or has no such job.
+    pub(super) fn of_guardian(guardian: &Held, number: u64) -> io::Result<Self> {
+        let number = usize::try_from(number).map_err(io::Error::other)?;
+        // SAFETY: takes nothing.
+        let own = unsafe { GetCurrentProcess() };
+        let mut copy = null_mut();
+        let there = std::ptr::without_provenance_mut(number);
+        // SAFETY: the guardian's handle is open; the other one is looked up in that process, where it may be anything.
+        check(unsafe { DuplicateHandle(guardian.handle(), there, own, &raw mut copy, 0, 0, DUPLICATE_SAME_ACCESS) })?;
+        let object = Self { job: owned(copy)?, port: None };
+        // Answered by a job alone.
+        object.counters()?;
         Ok(object)
     }
 
@@ -187,6 +206,10 @@ impl JobObject {
 
     /// Waits at most `wait` for the next message. What it said, together with all that was waiting; `None` if it said nothing.
     pub(super) fn wait(&self, wait: Duration) -> Option<Messages> {
+        let Some(port) = &self.port else {
+            std::thread::sleep(wait);
+            return None;
+        };
         let mut said = None;
         let mut wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX - 1);
         loop {
@@ -194,7 +217,7 @@ impl JobObject {
             // SAFETY: the port is open, and the three places live until the call returns.
             let got = check(unsafe {
                 GetQueuedCompletionStatus(
-                    self.port.as_raw_handle(),
+                    port.as_raw_handle(),
                     &raw mut message,
                     &raw mut key,
                     &raw mut overlapped,
@@ -249,7 +272,7 @@ pub(super) fn ticks_of(ticks: i64) -> Duration {
 }
 
 /// Takes a handle that a call has just made.
-pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
+pub(crate) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
     if handle.is_null() || handle == INVALID_HANDLE_VALUE {
         return Err(io::Error::last_os_error());
     }
@@ -258,6 +281,6 @@ pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
 }
 
 /// What a call answered that returns zero if it failed.
-pub(super) fn check(answer: i32) -> io::Result<()> {
+pub(crate) fn check(answer: i32) -> io::Result<()> {
     if answer == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::io;
-use std::os::windows::io::{AsRawHandle as _, OwnedHandle, RawHandle};
+use std::os::windows::io::{AsHandle as _, AsRawHandle as _, BorrowedHandle, OwnedHandle, RawHandle};
 use std::time::Duration;
 
 use windows_sys::Wdk::System::SystemInformation::{NtQuerySystemInformation, SYSTEM_INFORMATION_CLASS};
-use windows_sys::Win32::Foundation::{FILETIME, STATUS_INFO_LENGTH_MISMATCH, UNICODE_STRING, WAIT_OBJECT_0};
+use windows_sys::Win32::Foundation::{
+    ERROR_INVALID_PARAMETER, FILETIME, STATUS_INFO_LENGTH_MISMATCH, UNICODE_STRING, WAIT_OBJECT_0,
+};
 use windows_sys::Win32::System::Threading::{
-    GetProcessTimes, OpenProcess, PROCESS_QUERY_INFORMATION, PROCESS_SUSPEND_RESUME, PROCESS_SYNCHRONIZE,
-    PROCESS_TERMINATE, WaitForSingleObject,
+    GetProcessTimes, OpenProcess, PROCESS_DUP_HANDLE, PROCESS_QUERY_INFORMATION, PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_SUSPEND_RESUME, PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, TerminateProcess, WaitForSingleObject,
 };
 
 use super::command_line::text;
@@ -23,8 +25,18 @@ unsafe extern "system" {
     fn NtSuspendProcess(process: RawHandle) -> i32;
     /// Takes one suspension back.
     fn NtResumeProcess(process: RawHandle) -> i32;
+    /// Tells something about a process.
+    fn NtQueryInformationProcess(
+        process: RawHandle,
+        class: i32,
+        information: *mut c_void,
+        length: u32,
+        returned: *mut u32,
+    ) -> i32;
 }
 
+/// `ProcessCommandLineInformation`.
+const COMMAND_LINE: i32 = 60;
 /// `SystemProcessInformation`.
 const PROCESSES: SYSTEM_INFORMATION_CLASS = 5;
 
@@ -135,8 +147,8 @@ fn parse(buffer: &[u64]) -> HashMap<u32, Seen> {
 
 /// A process that is held by a handle, so that its ID is nobody else's meanwhile.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) id: ProcessId,
+pub(crate) struct Held {
+    pub(crate) id: ProcessId,
     handle: OwnedHandle,
 }
 
@@ -155,9 +167,44 @@ impl Held {
     /// # Errors
     /// The system's answer: there is none, or it is out of reach.
     pub(super) fn open(pid: u32) -> io::Result<Self> {
+        Self::open_for(pid, 0)
+    }
+
+    /// Opens the process `id`, if it is still that one and alive, also to take what it holds.
+    ///
+    /// # Errors
+    /// The system's answer: it is out of reach.
+    pub(crate) fn open_guardian(id: ProcessId) -> io::Result<Option<Self>> {
+        match Self::open_for(id.pid, PROCESS_DUP_HANDLE) {
+            Ok(held) => Ok(Some(held).filter(|held| held.id == id && !held.has_ended())),
+            // What the system says of a process ID that nobody has.
+            Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER.cast_signed()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the process `id` to wait for its end. `None` if it has ended, or cannot be waited for.
+    pub(crate) fn open_to_wait(id: ProcessId) -> Option<Self> {
+        // SAFETY: takes three numbers.
+        let handle = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE, 0, id.pid) };
+        Self::of(id.pid, owned(handle).ok()?).ok().filter(|held| held.id == id && !held.has_ended())
+    }
+
+    fn open_for(pid: u32, more: u32) -> io::Result<Self> {
         let rights = PROCESS_QUERY_INFORMATION | PROCESS_SUSPEND_RESUME | PROCESS_SYNCHRONIZE | PROCESS_TERMINATE;
         // SAFETY: takes three numbers.
-        Self::of(pid, owned(unsafe { OpenProcess(rights, 0, pid) })?)
+        Self::of(pid, owned(unsafe { OpenProcess(rights | more, 0, pid) })?)
+    }
+
+    /// Ends it at once.
+    pub(super) fn terminate(&self) {
+        // It fails only for a process that has ended.
+        // SAFETY: the handle is open.
+        unsafe { TerminateProcess(self.handle(), 1) };
+    }
+
+    pub(crate) fn borrowed(&self) -> BorrowedHandle<'_> {
+        self.handle.as_handle()
     }
 
     pub(super) fn handle(&self) -> RawHandle {
@@ -165,7 +212,7 @@ impl Held {
     }
 
     /// Whether it has ended.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.wait(Duration::ZERO)
     }
 
@@ -190,10 +237,41 @@ impl Held {
     }
 }
 
+/// The process `pid`, as it is named in records; `None` if there is none that can be looked at.
+pub(crate) fn identity(pid: u32) -> Option<ProcessId> {
+    // SAFETY: takes three numbers.
+    let handle = owned(unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) }).ok()?;
+    Some(ProcessId { pid, start_time: created(handle.as_raw_handle()).ok()? })
+}
+
+/// When a process was started: in 100 ns since 1601.
 fn created(process: RawHandle) -> io::Result<u64> {
     let mut times = [FILETIME::default(); 4];
     let [created, ended, kernel, user] = &mut times;
     // SAFETY: the handle is open, and the four places live until the call returns.
     check(unsafe { GetProcessTimes(process, &raw mut *created, &raw mut *ended, &raw mut *kernel, &raw mut *user) })?;
     Ok(u64::from(created.dwHighDateTime) << 32 | u64::from(created.dwLowDateTime))
+}
+
+/// The command line of a process, if it is still that one and lets itself be looked at.
+pub(crate) fn command_line(id: ProcessId) -> String {
+    let Some(held) = Held::open_to_wait(id) else { return String::new() };
+    let mut buffer = vec![0_u64; 8 * 1024];
+    let mut length = 0;
+    let bytes = u32::try_from(size_of_val(&buffer[..])).unwrap_or(0);
+    // SAFETY: the buffer has the length that is given, and both places live until the call returns.
+    let status = unsafe {
+        NtQueryInformationProcess(held.handle(), COMMAND_LINE, buffer.as_mut_ptr().cast(), bytes, &raw mut length)
+    };
+    if status != 0 {
+        return String::new();
+    }
+    // SAFETY: the call has written that structure to the beginning of the buffer, which is aligned for it.
+    let found = unsafe { buffer.as_ptr().cast::<UNICODE_STRING>().read() };
+    if found.Buffer.is_null() {
+        return String::new();
+    }
+    // SAFETY: the text stands in the same buffer, in the length that is given.
+    let units = unsafe { std::slice::from_raw_parts(found.Buffer.cast_const(), usize::from(found.Length) / 2) };
+    text(units)
 }

@@ -1,8 +1,44 @@
-//! Who runs inside a job: whoever does may give no orders.
+//! What the run directory has from Linux: owners and modes, this boot, and who runs inside a job: whoever does may give no orders.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use super::RunDir;
+use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::linux::procfs::{self, Stat};
+use crate::{Error, Result};
+
+/// Whose a record is.
+pub(crate) type Owner = u32;
+
+/// This boot's identifier.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// Opens a record. No symbolic link is followed, and a pipe does not make anybody wait.
+pub(super) fn open_record(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+/// Whose an open record is; `None` if others could have written it.
+pub(super) fn owner_of(_file: &File, metadata: &Metadata) -> io::Result<Option<Owner>> {
+    Ok((metadata.mode() & 0o022 == 0).then(|| metadata.uid()))
+}
+
+/// A directory in which another user could put records is no run directory of ours.
+pub(super) fn refuse_strangers(path: &Path) -> Result<()> {
+    let metadata = fs::symlink_metadata(path).on("look at", path)?;
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != own || metadata.mode() & 0o022 != 0 || !metadata.is_dir() {
+        let detail = format!("it belongs to user {} with mode {:o}", metadata.uid(), metadata.mode() & 0o7777);
+        return Err(Error::Record { path: path.to_owned(), detail });
+    }
+    Ok(())
+}
 
 /// Whether the process `pid` runs inside a job, this process itself excepted from its own surroundings: an estop that was
 /// started inside a job commands the jobs that it has made, and no others.

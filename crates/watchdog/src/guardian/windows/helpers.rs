@@ -1,0 +1,63 @@
+//! Threads of the guardian, which may be kept waiting by a disk.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::guardian::evidence::{Evidence, Writing};
+
+/// How many write at the same time.
+const HELPERS: usize = 4;
+/// How often their end is looked for.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The threads that are still writing.
+#[derive(Debug, Default)]
+pub(in crate::guardian) struct Helpers {
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Helpers {
+    /// Gathers evidence and lets a thread write it down. The system's list of processes waits for none of them.
+    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) {
+        self.running.retain(|thread| !thread.is_finished());
+        if self.running.len() >= HELPERS {
+            return;
+        }
+        let mut evidence = gather();
+        let (recorder, state_dir) = (writing.recorder, writing.state_dir.clone());
+        let write = move || {
+            // Only here: a process can keep its reader waiting.
+            for process in &mut evidence.tree {
+                process.arguments = super::arguments(process.id);
+            }
+            recorder.record(&state_dir, &evidence);
+        };
+        // Without a thread there is no evidence; the kill goes on.
+        self.running.extend(std::thread::Builder::new().spawn(write));
+    }
+
+    /// Lets a thread do something that may keep it waiting for a disk. Whether it was done, and done well, within `wait`; if not,
+    /// it goes on by itself.
+    pub(in crate::guardian) fn attempt(
+        &mut self,
+        wait: Duration,
+        work: impl FnOnce() -> bool + Send + 'static,
+    ) -> bool {
+        let (done, well): (_, Receiver<bool>) = channel();
+        let thread = std::thread::Builder::new().spawn(move || {
+            // Whoever waits may have given up.
+            let _ = done.send(work());
+        });
+        self.running.extend(thread);
+        well.recv_timeout(wait).unwrap_or(false)
+    }
+
+    /// Waits for those that are still writing, at most `wait` for all of them.
+    pub(in crate::guardian) fn finish(&mut self, wait: Duration) {
+        let deadline = Instant::now() + wait;
+        while self.running.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+    }
+}

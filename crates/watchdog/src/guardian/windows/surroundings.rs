@@ -1,0 +1,150 @@
+//! What a guardian has from the system around it: the end of its session, the watched file `now`, its priority.
+
+use std::os::windows::ffi::OsStrExt as _;
+use std::os::windows::io::RawHandle;
+use std::path::PathBuf;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_NOTIFY_CHANGE_FILE_NAME, FILE_NOTIFY_CHANGE_LAST_WRITE, FILE_NOTIFY_CHANGE_SIZE, FindCloseChangeNotification,
+    FindFirstChangeNotificationW, FindNextChangeNotification,
+};
+use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
+use windows_sys::Win32::System::Threading::{
+    CreateEventW, GetCurrentThread, ResetEvent, SetEvent, SetThreadPriority, THREAD_PRIORITY_NORMAL,
+    THREAD_PRIORITY_TIME_CRITICAL,
+};
+
+use super::overlapped::is_set;
+use crate::error::Context as _;
+use crate::job::ProcessId;
+use crate::job::windows::object::check;
+use crate::job::windows::processes::identity;
+use crate::registry::RunDir;
+use crate::{Error, Result};
+
+/// How long the system waits for a program whose console or session ends, less a little.
+const SESSION_END: Duration = Duration::from_millis(4500);
+
+/// The event that is set when the session ends. The system calls the handler with nothing else.
+static ENDING: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(null_mut());
+
+/// This process.
+pub(in crate::guardian) fn own_id() -> ProcessId {
+    let pid = std::process::id();
+    identity(pid).unwrap_or(ProcessId { pid, start_time: 0 })
+}
+
+/// What tells a guardian to end: its console is closed, or its session ends. Ctrl-C and Ctrl-Break are for the program.
+#[derive(Debug)]
+pub(in crate::guardian) struct Signals(());
+
+impl Signals {
+    /// Takes them for this process.
+    ///
+    /// # Errors
+    /// If no event is to be had.
+    pub(in crate::guardian) fn watch() -> Result<Self> {
+        // SAFETY: neither attributes nor a name are given. It lives as long as the process.
+        let event = unsafe { CreateEventW(null(), 1, 0, null()) };
+        if event.is_null() {
+            return Err(Error::System { action: "watch for signals", source: std::io::Error::last_os_error() });
+        }
+        ENDING.store(event, Ordering::Release);
+        // SAFETY: the handler is a function of the kind that is asked for, and stays.
+        check(unsafe { SetConsoleCtrlHandler(Some(handle_control), 1) }).doing("watch for signals")?;
+        Ok(Self(()))
+    }
+
+    pub(super) fn handle(&self) -> RawHandle {
+        ENDING.load(Ordering::Acquire)
+    }
+
+    /// Whether this process was told to end since the last look.
+    pub(in crate::guardian) fn asked(&self) -> bool {
+        let asked = is_set(self.handle());
+        if asked {
+            // SAFETY: the event is open.
+            unsafe { ResetEvent(self.handle()) };
+        }
+        asked
+    }
+}
+
+/// Called by the system in a thread of its own.
+unsafe extern "system" fn handle_control(event: u32) -> i32 {
+    if !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+        // SAFETY: it was made before this handler was, and stays.
+        unsafe { SetEvent(ENDING.load(Ordering::Acquire)) };
+        // The process is ended when this returns: the guardian has until then.
+        std::thread::sleep(SESSION_END);
+    }
+    1
+}
+
+/// The run directory's file `now`, whichever file stands there: a shell writes into it, an editor puts another in its place.
+#[derive(Debug)]
+pub(in crate::guardian) struct NowFile {
+    path: PathBuf,
+    change: HANDLE,
+}
+
+impl NowFile {
+    pub(in crate::guardian) fn watch(run_dir: &RunDir) -> Result<Self> {
+        let name: Vec<u16> = run_dir.path().as_os_str().encode_wide().chain([0]).collect();
+        let what = FILE_NOTIFY_CHANGE_FILE_NAME | FILE_NOTIFY_CHANGE_LAST_WRITE | FILE_NOTIFY_CHANGE_SIZE;
+        // SAFETY: the name ends with a zero and lives until the call returns.
+        let change = unsafe { FindFirstChangeNotificationW(name.as_ptr(), 0, what) };
+        if change == INVALID_HANDLE_VALUE {
+            return Err(std::io::Error::last_os_error()).on("watch", run_dir.path());
+        }
+        Ok(Self { path: run_dir.now_file(), change })
+    }
+
+    /// Set when it may have changed.
+    pub(super) fn handle(&self) -> RawHandle {
+        self.change
+    }
+
+    /// Whether it has changed since the last look, and calls for an end.
+    pub(in crate::guardian) fn calls(&self) -> bool {
+        let changed = is_set(self.change);
+        if changed {
+            // Before the look: what is written after it is another change.
+            // SAFETY: the handle is open.
+            unsafe { FindNextChangeNotification(self.change) };
+        }
+        changed && std::fs::read(&self.path).is_ok_and(|content| content.trim_ascii() == b"now")
+    }
+}
+
+impl Drop for NowFile {
+    fn drop(&mut self) {
+        // SAFETY: it was opened by its own call and is closed once.
+        unsafe { FindCloseChangeNotification(self.change) };
+    }
+}
+
+/// The highest priority while it exists: a busy tree must not keep its own end waiting.
+pub(in crate::guardian) struct Raised;
+
+impl Raised {
+    pub(in crate::guardian) fn new() -> Self {
+        set_priority(THREAD_PRIORITY_TIME_CRITICAL);
+        Self
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        set_priority(THREAD_PRIORITY_NORMAL);
+    }
+}
+
+fn set_priority(priority: i32) {
+    // SAFETY: the pseudo handle of this thread needs no closing. A refusal leaves all as it was.
+    unsafe { SetThreadPriority(GetCurrentThread(), priority) };
+}
