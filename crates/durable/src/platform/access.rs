@@ -1,19 +1,28 @@
-//! Who may use what on Windows: users by their SIDs, and security descriptors, as everything that is made for estop alone has them.
+//! Who may use what on Windows: users by their SIDs, security descriptors as everything that is made for estop alone has them, and
+//! what only this user can read wherever it lies.
 
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::os::windows::ffi::OsStrExt as _;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
-use std::ptr::null_mut;
+use std::path::Path;
+use std::ptr::{null, null_mut};
 
-use windows_sys::Win32::Foundation::{ERROR_SUCCESS, LocalFree};
+use windows_sys::Win32::Foundation::{ERROR_SUCCESS, GENERIC_READ, GENERIC_WRITE, INVALID_HANDLE_VALUE, LocalFree};
 use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo, SDDL_REVISION_1,
     SE_FILE_OBJECT,
 };
-use windows_sys::Win32::Security::{
-    GetTokenInformation, OWNER_SECURITY_INFORMATION, PSID, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+use windows_sys::Win32::Security::Cryptography::{
+    CRYPT_INTEGER_BLOB, CRYPTPROTECT_UI_FORBIDDEN, CryptProtectData, CryptUnprotectData,
 };
+use windows_sys::Win32::Security::{
+    ACCESS_ALLOWED_ACE, ACL, DACL_SECURITY_INFORMATION, GetAce, GetTokenInformation, INHERIT_ONLY_ACE,
+    OWNER_SECURITY_INFORMATION, PSID, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+};
+use windows_sys::Win32::Storage::FileSystem::{CREATE_NEW, CreateFileW, FILE_FLAG_OPEN_REPARSE_POINT, FILE_SHARE_READ};
+use windows_sys::Win32::System::SystemServices::{ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
 /// The administrators.
@@ -46,21 +55,138 @@ pub fn own_sid() -> io::Result<String> {
     text_of(sid)
 }
 
+/// Makes a file, where nothing may be, that only this user and those who may do everything anyway can use.
+///
+/// # Errors
+/// The system's answer.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let rules = Descriptor::of(&format!("D:P(A;;FA;;;{})(A;;FA;;;{ADMINISTRATORS})(A;;FA;;;{SYSTEM})", own_sid()?))?;
+    let attributes = rules.attributes();
+    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    // SAFETY: the name ends with a zero, and both it and the attributes live until the call returns.
+    let handle = unsafe {
+        CreateFileW(
+            name.as_ptr(),
+            GENERIC_READ | GENERIC_WRITE,
+            FILE_SHARE_READ,
+            &raw const attributes,
+            CREATE_NEW,
+            FILE_FLAG_OPEN_REPARSE_POINT,
+            null_mut(),
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it for us alone.
+    Ok(File::from(unsafe { OwnedHandle::from_raw_handle(handle) }))
+}
+
 /// Whether an open file or directory belongs to this user, or to those who may do everything anyway.
 ///
 /// # Errors
 /// The system's answer.
 pub fn is_own(file: &File) -> io::Result<bool> {
-    let (mut owner, mut descriptor) = (null_mut(), null_mut());
-    // SAFETY: the handle is open, and the two places that are asked for live until the call returns.
+    let (owner, _, _descriptor) = rules_of(file)?;
+    is_trusted(owner)
+}
+
+/// Whether an open file belongs to this user and gives nobody any access but this user and those who may do everything anyway.
+///
+/// # Errors
+/// The system's answer.
+pub fn is_private(file: &File) -> io::Result<bool> {
+    let (owner, list, _descriptor) = rules_of(file)?;
+    // Without a list, everybody may do everything.
+    if list.is_null() || !is_trusted(owner)? {
+        return Ok(false);
+    }
+    // SAFETY: the list stands in the descriptor, which is alive.
+    let count = unsafe { (*list).AceCount };
+    for number in 0..u32::from(count) {
+        let mut entry = null_mut();
+        // SAFETY: the list is alive, and so is the place; the entry that is answered stands in the list.
+        if unsafe { GetAce(list, number, &raw mut entry) } == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let entry = entry.cast::<ACCESS_ALLOWED_ACE>();
+        // SAFETY: every entry begins with this header.
+        let header = unsafe { (*entry).Header };
+        let is_denial = u32::from(header.AceType) == ACCESS_DENIED_ACE_TYPE;
+        if is_denial || u32::from(header.AceFlags) & INHERIT_ONLY_ACE != 0 {
+            continue;
+        }
+        // SAFETY: entries that allow have the SID there; where another kind has something else, it is the wrong SID at most.
+        let sid = unsafe { (&raw mut (*entry).SidStart).cast() };
+        if u32::from(header.AceType) != ACCESS_ALLOWED_ACE_TYPE || !is_trusted(sid)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_trusted(sid: PSID) -> io::Result<bool> {
+    let text = text_of(sid)?;
+    Ok([ADMINISTRATORS, SYSTEM].contains(&text.as_str()) || text == own_sid()?)
+}
+
+/// Keeps `bytes` so that only this user on this host gets them back (DPAPI).
+///
+/// # Errors
+/// The system's answer.
+pub fn protect(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    transform(bytes, |from, to| {
+        // SAFETY: both places live until the call returns; nothing else is given.
+        unsafe { CryptProtectData(from, null(), null(), null(), null(), CRYPTPROTECT_UI_FORBIDDEN, to) }
+    })
+}
+
+/// Gives back what [`protect`] has kept. The caller wipes it.
+///
+/// # Errors
+/// If it was changed, or kept by another user or on another host.
+pub fn unprotect(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    transform(bytes, |from, to| {
+        // SAFETY: both places live until the call returns; nothing else is given or asked for.
+        unsafe { CryptUnprotectData(from, null_mut(), null(), null(), null(), CRYPTPROTECT_UI_FORBIDDEN, to) }
+    })
+}
+
+fn transform(
+    bytes: &[u8],
+    call: impl FnOnce(*const CRYPT_INTEGER_BLOB, *mut CRYPT_INTEGER_BLOB) -> i32,
+) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let from = CRYPT_INTEGER_BLOB { cbData: length, pbData: bytes.as_ptr().cast_mut() };
+    let mut to = CRYPT_INTEGER_BLOB::default();
+    if call(&raw const from, &raw mut to) == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has allocated so many bytes there.
+    let made = unsafe { std::slice::from_raw_parts_mut(to.pbData, to.cbData as usize) };
+    let copy = made.to_vec();
+    // It may be a secret.
+    for byte in made {
+        // SAFETY: a reference is a valid place to write to.
+        unsafe { std::ptr::write_volatile(byte, 0) };
+    }
+    // SAFETY: the system has allocated it so that it is freed this way, and nobody else does.
+    unsafe { LocalFree(to.pbData.cast()) };
+    Ok(copy)
+}
+
+/// Owner and list of access rules; both stand in the descriptor.
+fn rules_of(file: &File) -> io::Result<(PSID, *mut ACL, Descriptor)> {
+    let (mut owner, mut list, mut descriptor) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: the handle is open, and the places that are asked for live until the call returns.
     let answer = unsafe {
         GetSecurityInfo(
             file.as_raw_handle(),
             SE_FILE_OBJECT,
-            OWNER_SECURITY_INFORMATION,
+            OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION,
             &raw mut owner,
             null_mut(),
-            null_mut(),
+            &raw mut list,
             null_mut(),
             &raw mut descriptor,
         )
@@ -68,10 +194,7 @@ pub fn is_own(file: &File) -> io::Result<bool> {
     if answer != ERROR_SUCCESS {
         return Err(io::Error::from_raw_os_error(answer.cast_signed()));
     }
-    // It is freed when it goes, and the owner stands in it.
-    let _descriptor = Descriptor(descriptor);
-    let owner = text_of(owner)?;
-    Ok([ADMINISTRATORS, SYSTEM].contains(&owner.as_str()) || owner == own_sid()?)
+    Ok((owner, list, Descriptor(descriptor)))
 }
 
 /// A SID as text.

@@ -1,12 +1,19 @@
-//! Files that only their owner may read. The one place here that asks the platform about owners and modes.
+//! Files that only their owner may read. What that means stands in one file for each platform.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use estop_durable::replace;
-use rustix::fs::{Mode, OFlags};
+#[cfg(unix)]
+use unix as platform;
+#[cfg(windows)]
+use windows as platform;
 use zeroize::Zeroizing;
 
 use crate::StoreError;
@@ -17,19 +24,18 @@ const MAX_BYTES: u64 = 4096;
 
 /// Reads a file of this user's that nobody else may read or write; `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(descriptor) => File::from(descriptor),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+    let file = match platform::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::storage("open", path, error)),
     };
     check(path, &file)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_BYTES).unwrap_or(4096)));
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| StoreError::storage("read", path, error))?;
-    Ok(Some(bytes))
+    platform::unwrap(path, bytes).map(Some)
 }
 
-/// Creates a file with mode 0600, durably. One that is there already is an error.
+/// Creates a file that nobody else may read or write, durably. One that is there already is an error.
 pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     replace::create_dir(parent, 0o700).map_err(|error| from_durable("create", parent, error))?;
@@ -47,28 +53,21 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    file.write_all(bytes)?;
+    let bytes = platform::wrap(bytes)?;
+    let mut file = platform::make(path)?;
+    file.write_all(&bytes)?;
     file.sync_all()
 }
 
 fn check(path: &Path, file: &File) -> Result<(), StoreError> {
-    let metadata = file.metadata().map_err(|error| StoreError::storage("look at", path, error))?;
-    let user = rustix::process::geteuid().as_raw();
+    let failed = |error| StoreError::storage("look at", path, error);
+    let metadata = file.metadata().map_err(failed)?;
     let fault = if !metadata.is_file() {
-        "it is no ordinary file".to_owned()
-    } else if metadata.uid() != user {
-        format!("it belongs to user {}, not to {user}: give it to the user that estop runs as", metadata.uid())
-    } else if metadata.mode() & 0o077 != 0 {
-        let mode = metadata.mode() & 0o7777;
-        format!(
-            "others may reach it (mode {mode:04o}): make a new key if they may have read it, and run chmod 600 on it"
-        )
+        Some("it is no ordinary file".to_owned())
     } else if metadata.len() > MAX_BYTES {
-        format!("it is longer than {MAX_BYTES} bytes")
+        Some(format!("it is longer than {MAX_BYTES} bytes"))
     } else {
-        return Ok(());
+        platform::exposure(file, &metadata).map_err(failed)?
     };
-    Err(StoreError::invalid(format!("the key file {}", path.display()), fault))
+    fault.map_or(Ok(()), |fault| Err(StoreError::invalid(format!("the key file {}", path.display()), fault)))
 }

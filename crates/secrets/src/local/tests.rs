@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -108,7 +106,11 @@ fn files_show_neither_names_nor_values() {
         for needle in [&b"telling"[..], b"planted"] {
             assert!(!bytes.windows(needle.len()).any(|window| window == needle));
         }
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        #[cfg(unix)]
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions()) & 0o7777,
+            0o600
+        );
     }
 }
 
@@ -135,8 +137,10 @@ fn a_missing_key_file_is_not_replaced_while_secrets_need_it() {
     assert!(!key.exists());
 }
 
+#[cfg(unix)]
 #[test]
 fn a_key_file_that_others_may_reach_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     open(&dir);
     let key = dir.path().join("keys/key");
@@ -153,6 +157,8 @@ fn a_key_file_that_others_may_reach_is_refused() {
     assert!(EmbeddedStore::open(options(&dir)).is_err(), "a symlink was followed");
 }
 
+/// On Windows the system sees to that, in its own way.
+#[cfg(unix)]
 #[test]
 fn a_changed_byte_in_the_key_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,5 +249,25 @@ proptest! {
             let found = get(&store, &name(secret)).unwrap();
             prop_assert_eq!(found.expose(), value.as_slice());
         }
+    }
+}
+
+/// Wine keeps access lists as modes.
+#[cfg(windows)]
+#[test]
+fn a_key_file_lies_protected_and_is_refused_where_others_may_reach_it() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir);
+    let key = dir.path().join("keys/key");
+    let text = fs::read(&key).unwrap();
+    assert!(!text.windows(5).any(|window| window == b"estop"), "it lies there as it is");
+    fs::write(&key, &text[..text.len() / 2]).unwrap();
+    assert!(matches!(EmbeddedStore::open(options(&dir)), Err(StoreError::Damaged { .. })));
+    fs::write(&key, &text).unwrap();
+    assert!(EmbeddedStore::open(options(&dir)).is_ok());
+    let shared = std::process::Command::new("icacls").arg(&key).args(["/grant", "*S-1-1-0:R"]).status();
+    if shared.is_ok_and(|status| status.success()) && !std::path::Path::new(r"Z:\proc\version").exists() {
+        let error = EmbeddedStore::open(options(&dir)).unwrap_err().to_string();
+        assert!(error.contains("icacls"), "{error}");
     }
 }

@@ -1,10 +1,18 @@
 //! Running a command that gets JSON on stdin.
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+#[cfg(unix)]
+use unix::Running;
+#[cfg(windows)]
+use windows::Running;
 
 /// Variables that a command has no use for and that would give it more than it was meant to get.
 const WITHHELD: [&str; 5] = ["ESTOP_SECRETS_KEY", "VAULT_TOKEN", "BAO_TOKEN", "VAULT_SECRET_ID", "BAO_SECRET_ID"];
@@ -31,8 +39,8 @@ pub enum ExecError {
     },
 }
 
-/// Runs `command` with `input` on stdin and waits for it. Exit code 0 is success. It runs in a process group of its own,
-/// which is killed if this future is dropped, as a time limit does.
+/// Runs `command` with `input` on stdin and waits for it. Exit code 0 is success. It runs in a process group or job of its
+/// own, which is killed if this future is dropped, as a time limit does.
 ///
 /// # Errors
 /// [`ExecError`].
@@ -43,42 +51,18 @@ pub async fn run(command: &[String], input: &[u8]) -> Result<(), ExecError> {
     let start = |error: std::io::Error| ExecError::Start { program: program.clone(), detail: error.to_string() };
     let mut prepared = Command::new(program);
     prepared.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    prepared.process_group(0).kill_on_drop(true);
     for variable in WITHHELD {
         prepared.env_remove(variable);
     }
-    let mut child = prepared.spawn().map_err(start)?;
-    let group = Group::of(&child);
-    if let Some(mut stdin) = child.stdin.take() {
+    let mut running = Running::start(prepared).map_err(start)?;
+    if let Some(mut stdin) = running.stdin() {
         // A command that doesn't read its input may still succeed: its exit code decides.
         let _ = stdin.write_all(input).await;
         let _ = stdin.shutdown().await;
     }
-    let status = child.wait().await.map_err(start)?;
-    group.done();
+    let status = running.wait().await.map_err(start)?;
     if status.success() {
         return Ok(());
     }
     Err(ExecError::Failed { program: program.clone(), status: status.to_string() })
-}
-
-/// Kills a process group when dropped before its leader was waited for. Until then its id can't be given to another.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    fn done(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
 }

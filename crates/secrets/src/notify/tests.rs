@@ -127,6 +127,7 @@ async fn nothing_leaves_that_cannot_be_recorded_or_is_refused() {
     }
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_command_gets_the_message_and_its_exit_code_is_the_acknowledgement() {
     let dir = tempfile::tempdir().unwrap();
@@ -146,6 +147,7 @@ async fn a_command_gets_the_message_and_its_exit_code_is_the_acknowledgement() {
     assert!(!format!("{told:?}").contains("planted"));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_command_that_hangs_is_given_up_in_time() {
     let limits = Limits { subscriber: Duration::from_millis(100), ..limits() };
@@ -154,6 +156,7 @@ async fn a_command_that_hangs_is_given_up_in_time() {
     assert!(!told[0].acknowledged && told[0].error.as_ref().unwrap().contains("no acknowledgement"), "{told:?}");
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_command_that_is_given_up_is_killed_with_its_children() {
     let dir = tempfile::tempdir().unwrap();

@@ -212,16 +212,36 @@ impl<'a> Run<'a> {
     async fn carry_through(&mut self, pending: Pending) -> Result<(), Failure> {
         self.report.to_version = Some(pending.new.info.version);
         if let Err(failure) = self.prove(&pending).await {
-            if failure.is_verdict()
-                && let Err(failure) = self.take_back(&pending).await
-            {
+            if !failure.is_verdict() {
+                return Err(failure);
+            }
+            // Also where others were faster: what was set here after they had revoked it is valid again.
+            if let Err(failure) = self.take_back(&pending).await {
                 self.report.fail(format!("the pending version could not be withdrawn: {failure}"));
             }
-            return Err(failure);
+            return if self.is_outdone(&pending.rotation).await? { Ok(()) } else { Err(failure) };
         }
         self.report.promoted = true;
         let emergency = self.is_emergency() || pending.rotation.emergency;
         self.follow_up(&Rotation { emergency, ..pending.rotation }).await
+    }
+
+    /// Whether other rotators have since promoted a newer version in place of this one: then what was wanted has
+    /// happened, and the report says so. In an emergency nothing older than that stays valid.
+    async fn is_outdone(&mut self, rotation: &Rotation) -> Result<bool, Failure> {
+        let document = self.load().await?;
+        let newer = document.secret(None).ok().map(|current| current.info);
+        let Some(newer) = newer.filter(|newer| newer.version > rotation.version) else { return Ok(false) };
+        // One that was put by hand is nobody's rotation.
+        let Some(id) = newer.rotation_id else { return Ok(false) };
+        (self.report.promoted, self.report.to_version) = (true, Some(newer.version));
+        let rotation = Rotation { id, version: newer.version, ..rotation.clone() };
+        self.report.old_revoked = if self.is_emergency() {
+            self.revoke_older(&document, &rotation).await
+        } else {
+            valid_versions(&document).all(|version| version >= newer.version)
+        };
+        Ok(true)
     }
 
     /// set → test → promote.
@@ -252,7 +272,12 @@ impl<'a> Run<'a> {
             cache.invalidate(&self.plan.name);
         }
         let document = self.editor.latest().await?.clone();
-        let new = document.secret(Some(rotation.version))?;
+        let new = match document.secret(Some(rotation.version)) {
+            Err(StoreError::Revoked { .. }) if self.is_outdone(rotation).await? => {
+                return self.settle(rotation.id).await;
+            }
+            other => other?,
+        };
         let context = self.context(rotation.id);
         let finished = self.plan.kind.finish(&context, &new);
         if let Err(failure) = self.limited("finish", finished).await {

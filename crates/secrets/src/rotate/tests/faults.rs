@@ -107,6 +107,60 @@ async fn racing_rotators_make_one_winner_and_no_error() {
     }
 }
 
+/// A rotator that is slow finds its version promoted by a second one, and revoked by a third that has promoted a newer one.
+#[tokio::test]
+async fn a_rotator_that_was_outdone_twice_reports_what_is_in_force() {
+    /// The others are faster than the step of this name, the first time.
+    struct Slow(Arc<Service>, Arc<MemoryStore>, &'static str, AtomicUsize);
+    impl Slow {
+        async fn wait(&self, step: &str) {
+            if step != self.2 || self.3.fetch_add(1, Ordering::SeqCst) > 0 {
+                return;
+            }
+            let plan = Plan { name: name(), kind: self.0.clone(), subscribers: Vec::new(), overlap: Duration::ZERO };
+            let others = Rotator::new(self.1.clone(), notifier(Arc::new(NoWorkloads)));
+            for expected in [Version(2), Version(3)] {
+                assert_eq!(others.rotate(&plan, &normal()).await.to_version, Some(expected));
+            }
+        }
+    }
+    #[async_trait]
+    impl RotationKind for Slow {
+        async fn create(&self, context: &Context) -> Result<SecretValue, KindError> {
+            self.0.create(context).await
+        }
+        async fn set(&self, context: &Context, new: &Secret, old: Option<&Secret>) -> Result<(), KindError> {
+            self.wait("set").await;
+            self.0.set(context, new, old).await
+        }
+        async fn test(&self, context: &Context, new: &Secret) -> Result<(), KindError> {
+            self.wait("test").await;
+            self.0.test(context, new).await
+        }
+        async fn finish(&self, context: &Context, new: &Secret) -> Result<(), KindError> {
+            self.0.finish(context, new).await
+        }
+        async fn revoke(&self, context: &Context, old: &Secret) -> Result<(), KindError> {
+            self.0.revoke(context, old).await
+        }
+        async fn withdraw(&self, context: &Context, new: &Secret, old: Option<&Secret>) -> Result<(), KindError> {
+            self.0.withdraw(context, new, old).await
+        }
+    }
+    for step in ["set", "test"] {
+        for request in [normal(), Request::emergency("leaked")] {
+            let mut scene = scene().await;
+            scene.plan.kind = Arc::new(Slow(scene.service.clone(), scene.store.clone(), step, AtomicUsize::new(0)));
+            let report = scene.rotator.rotate(&scene.plan, &request).await;
+            assert!(report.promoted && report.error.is_none(), "{step}: {report:?}");
+            let told = (report.to_version, report.old_revoked, report.still_exposed);
+            assert_eq!(told, (Some(Version(3)), true, false));
+            scene.check_settled().await;
+            assert_eq!(scene.service.accepted.lock().unwrap().len(), 1, "{step}: an old value still works");
+        }
+    }
+}
+
 /// As above with a service that refuses now and then: no rotator takes back what another has promoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn racing_rotators_that_fail_now_and_then_keep_a_working_version() {

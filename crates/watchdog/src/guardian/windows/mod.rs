@@ -7,7 +7,7 @@ mod overlapped;
 mod pipe;
 mod surroundings;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::windows::io::{AsRawHandle as _, RawHandle};
 use std::path::Path;
 use std::time::Duration;
@@ -69,9 +69,9 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
     unsafe { WaitForMultipleObjects(count, handles.as_ptr(), 0, milliseconds) };
 }
 
-/// Makes a file that only its owner can use: it inherits that from its directory.
+/// Makes a file that only its owner can use.
 pub(super) fn create_private(path: &Path) -> Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path).on("create", path)
+    estop_durable::access::create_private(path).on("create", path)
 }
 
 /// Lets a directory or file be the workload's, if that is another user.
