@@ -5,6 +5,8 @@ use std::os::windows::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
+
 use super::scene::{CANARY, HABIT};
 
 const CREATE_SUSPENDED: u32 = 0x4;
@@ -82,6 +84,15 @@ fn villain() {
                 file.write_all(b".").unwrap();
             }
         }
+        "deaf" => {
+            // SAFETY: the handler is a function of the kind that is asked for, and stays.
+            let taken = unsafe { SetConsoleCtrlHandler(Some(heed_nothing), 1) };
+            // Ctrl-C may be ignored from the start, as it is for whoever begins a process group.
+            // SAFETY: no handler is given: it is heard again.
+            unsafe { SetConsoleCtrlHandler(None, 0) };
+            assert!(taken != 0);
+            tell("ready", "");
+        }
         many => {
             for _ in 0..many.parse::<u32>().unwrap() {
                 another("sleep", 0).unwrap();
@@ -90,4 +101,9 @@ fn villain() {
         }
     }
     std::thread::sleep(LIFE);
+}
+
+unsafe extern "system" fn heed_nothing(_event: u32) -> i32 {
+    tell("heard", "");
+    1
 }

@@ -288,7 +288,8 @@ impl Job for WindowsJob {
     }
 
     fn holds(&self, pid: u32) -> bool {
-        Held::open(pid).is_ok_and(|held| self.object.holds(held.handle()).unwrap_or(false))
+        // By the job's own list: a process can keep others from opening it. Where there is none, anybody may be in it.
+        self.object.processes().map_or(true, |inside| inside.contains(&pid))
     }
 
     fn handle(&self) -> Handle {

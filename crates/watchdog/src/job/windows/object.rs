@@ -11,11 +11,13 @@ use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletion
 use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_CPU_RATE_CONTROL_ENABLE,
     JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP, JOB_OBJECT_LIMIT_ACTIVE_PROCESS, JOB_OBJECT_LIMIT_JOB_MEMORY,
-    JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, JOBOBJECT_ASSOCIATE_COMPLETION_PORT, JOBOBJECT_BASIC_ACCOUNTING_INFORMATION,
-    JOBOBJECT_BASIC_PROCESS_ID_LIST, JOBOBJECT_CPU_RATE_CONTROL_INFORMATION, JOBOBJECT_EXTENDED_LIMIT_INFORMATION,
-    JOBOBJECTINFOCLASS, JobObjectAssociateCompletionPortInformation, JobObjectBasicAccountingInformation,
-    JobObjectBasicProcessIdList, JobObjectCpuRateControlInformation, JobObjectExtendedLimitInformation,
-    QueryInformationJobObject, SetInformationJobObject, TerminateJobObject,
+    JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, JOB_OBJECT_UILIMIT_DISPLAYSETTINGS, JOB_OBJECT_UILIMIT_EXITWINDOWS,
+    JOB_OBJECT_UILIMIT_SYSTEMPARAMETERS, JOBOBJECT_ASSOCIATE_COMPLETION_PORT, JOBOBJECT_BASIC_ACCOUNTING_INFORMATION,
+    JOBOBJECT_BASIC_PROCESS_ID_LIST, JOBOBJECT_BASIC_UI_RESTRICTIONS, JOBOBJECT_CPU_RATE_CONTROL_INFORMATION,
+    JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JOBOBJECTINFOCLASS, JobObjectAssociateCompletionPortInformation,
+    JobObjectBasicAccountingInformation, JobObjectBasicProcessIdList, JobObjectBasicUIRestrictions,
+    JobObjectCpuRateControlInformation, JobObjectExtendedLimitInformation, QueryInformationJobObject,
+    SetInformationJobObject, TerminateJobObject,
 };
 use windows_sys::Win32::System::SystemServices::{
     JOB_OBJECT_MSG_ACTIVE_PROCESS_LIMIT, JOB_OBJECT_MSG_JOB_MEMORY_LIMIT, JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT,
@@ -27,6 +29,9 @@ use crate::job::Limits;
 
 /// The exit code of what the job's end has ended: that of `timeout(1)`.
 const ENDED: u32 = 124;
+/// What its processes may not do to the desktop.
+const DESKTOP_RESTRICTIONS: u32 =
+    JOB_OBJECT_UILIMIT_DISPLAYSETTINGS | JOB_OBJECT_UILIMIT_EXITWINDOWS | JOB_OBJECT_UILIMIT_SYSTEMPARAMETERS;
 /// The full rate of all processors, in hundredths of a percent.
 const FULL_RATE: f64 = 10_000.0;
 
@@ -71,7 +76,17 @@ impl JobObject {
             &JOBOBJECT_ASSOCIATE_COMPLETION_PORT { CompletionKey: null_mut(), CompletionPort: completion },
         )?;
         object.set_basic(&Limits::default())?;
+        // A system that does not take them offers one means less; what counts is the end.
+        let _ = object.restrict_desktop();
         Ok(object)
+    }
+
+    /// What no workload needs, and everybody at the desktop would notice: logging off, other display or system settings.
+    fn restrict_desktop(&self) -> io::Result<()> {
+        self.set(
+            JobObjectBasicUIRestrictions,
+            &JOBOBJECT_BASIC_UI_RESTRICTIONS { UIRestrictionsClass: DESKTOP_RESTRICTIONS },
+        )
     }
 
     /// The job that another process, its guardian, has under `number`.
@@ -283,4 +298,23 @@ pub(crate) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
 /// What a call answered that returns zero if it failed.
 pub(crate) fn check(answer: i32) -> io::Result<()> {
     if answer == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::job::windows::is_wine;
+
+    /// Wine takes them, and does not tell them back.
+    #[test]
+    fn the_desktop_is_restricted_not_enforced_under_wine() {
+        let object = JobObject::create().unwrap();
+        object.restrict_desktop().unwrap();
+        let mut told = JOBOBJECT_BASIC_UI_RESTRICTIONS::default();
+        if !is_wine() {
+            object.query(JobObjectBasicUIRestrictions, &mut told).unwrap();
+            assert_eq!(told.UIRestrictionsClass, DESKTOP_RESTRICTIONS);
+        }
+    }
 }
