@@ -4,7 +4,6 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::os::windows::ffi::OsStrExt as _;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
 use std::path::Path;
 use std::ptr::{null, null_mut};
@@ -25,16 +24,15 @@ use windows_sys::Win32::Storage::FileSystem::{CREATE_NEW, CreateFileW, FILE_FLAG
 use windows_sys::Win32::System::SystemServices::{ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
+use super::windows::wide;
+
 /// The administrators.
 const ADMINISTRATORS: &str = "S-1-5-32-544";
 /// The system itself.
 const SYSTEM: &str = "S-1-5-18";
 
 /// This process's user, as security descriptors name it.
-///
-/// # Errors
-/// The system's answer.
-pub fn own_sid() -> io::Result<String> {
+fn own_sid() -> io::Result<String> {
     let mut token = null_mut();
     // SAFETY: the pseudo handle of this process needs no closing, and the place lives until the call returns.
     if unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &raw mut token) } == 0 {
@@ -60,9 +58,9 @@ pub fn own_sid() -> io::Result<String> {
 /// # Errors
 /// The system's answer.
 pub fn create_private(path: &Path) -> io::Result<File> {
-    let rules = Descriptor::of(&format!("D:P(A;;FA;;;{})(A;;FA;;;{ADMINISTRATORS})(A;;FA;;;{SYSTEM})", own_sid()?))?;
+    let rules = Descriptor::private("", "FA")?;
     let attributes = rules.attributes();
-    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let name = wide(path);
     // SAFETY: the name ends with a zero, and both it and the attributes live until the call returns.
     let handle = unsafe {
         CreateFileW(
@@ -219,11 +217,15 @@ fn text_of(sid: PSID) -> io::Result<String> {
 pub struct Descriptor(*mut c_void);
 
 impl Descriptor {
-    /// What `text` says in the Security Descriptor Definition Language.
+    /// For what only this user, the administrators and the system may use, whatever stands above it: `rights` for each of them,
+    /// handed down as `inheritance` says, both in the Security Descriptor Definition Language.
     ///
     /// # Errors
-    /// If it says nothing that the system understands.
-    pub fn of(text: &str) -> io::Result<Self> {
+    /// The system's answer: the words are none of that language.
+    pub fn private(inheritance: &str, rights: &str) -> io::Result<Self> {
+        let own = own_sid()?;
+        let rule = |sid: &str| format!("(A;{inheritance};{rights};;;{sid})");
+        let text = format!("D:P{}{}{}", rule(&own), rule(ADMINISTRATORS), rule(SYSTEM));
         let text: Vec<u16> = text.encode_utf16().chain([0]).collect();
         let mut descriptor = null_mut();
         // SAFETY: the text ends with a zero, and both places live until the call returns. The length is not asked for.

@@ -19,7 +19,7 @@ use windows_sys::Win32::System::RestartManager::{
     CCH_RM_SESSION_KEY, RM_PROCESS_INFO, RmEndSession, RmGetList, RmRegisterResources, RmStartSession,
 };
 
-use super::access::{Descriptor, own_sid};
+use super::access::Descriptor;
 
 /// How long a rename over an open file is tried: virus scanners and indexers let go soon.
 const RENAME_WAIT: Duration = Duration::from_secs(2);
@@ -53,8 +53,8 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     if mode & 0o077 != 0 {
         return fs::create_dir(path);
     }
-    // Protected; full access, inherited by all below, for this user, the administrators and the system.
-    let rules = Descriptor::of(&format!("D:P(A;OICI;FA;;;{})(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)", own_sid()?))?;
+    // Full access, inherited by all below.
+    let rules = Descriptor::private("OICI", "FA")?;
     let attributes = rules.attributes();
     let name = wide(path);
     // SAFETY: the name ends with a zero, and both it and the attributes live until the call returns.
@@ -161,6 +161,6 @@ impl Drop for Session {
     }
 }
 
-fn wide(path: &Path) -> Vec<u16> {
+pub(super) fn wide(path: &Path) -> Vec<u16> {
     path.as_os_str().encode_wide().chain([0]).collect()
 }

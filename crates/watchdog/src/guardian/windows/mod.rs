@@ -21,10 +21,11 @@ pub(super) use pipe::{Connection, Listener, Received, Return, authorize};
 pub(super) use surroundings::{NowFile, Raised, Signals, own_id};
 
 use super::Sources;
+use crate::Result;
 use crate::error::Context as _;
 use crate::job::windows::processes::{self, Held};
+use crate::job::windows::spawn;
 use crate::job::{ProcessId, User};
-use crate::{Error, Result};
 
 /// How often a job is looked at whose main process has ended and that others may still be in: nothing wakes for their end.
 const REST_LOOK: Duration = Duration::from_millis(5);
@@ -76,8 +77,5 @@ pub(super) fn create_private(path: &Path) -> Result<File> {
 
 /// Lets a directory or file be the workload's, if that is another user.
 pub(super) fn hand_over(_path: &Path, user: Option<&User>) -> Result<()> {
-    match user {
-        None => Ok(()),
-        Some(_) => Err(Error::Containment("another user needs a service that logs on as that user".to_owned())),
-    }
+    spawn::refuse_another(user)
 }

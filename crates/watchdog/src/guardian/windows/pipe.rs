@@ -12,7 +12,7 @@ use std::os::windows::io::{AsRawHandle as _, OwnedHandle, RawHandle};
 use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
-use estop_durable::access::{Descriptor, own_sid};
+use estop_durable::access::Descriptor;
 use windows_sys::Win32::Foundation::{ERROR_PIPE_BUSY, ERROR_PIPE_CONNECTED};
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX, SECURITY_IDENTIFICATION,
@@ -28,6 +28,7 @@ use crate::error::Context as _;
 use crate::guardian::wire::DATAGRAM_LIMIT;
 use crate::job::Job;
 use crate::job::windows::object::{check, owned};
+use crate::job::windows::spawn::wide;
 use crate::registry::JobDir;
 use crate::{Error, Result};
 
@@ -81,8 +82,11 @@ impl Listener {
     /// # Errors
     /// If the pipe cannot be made.
     pub(in crate::guardian) fn bind(_dir: &JobDir, id: &str) -> Result<Self> {
-        let name = wide(&name_of(id));
-        let all = || (0..INSTANCES).map(|number| Instance::new(&name, number == 0)).collect::<io::Result<Vec<_>>>();
+        let name = wide(name_of(id));
+        let all = || {
+            let rules = Descriptor::private("", "GA")?;
+            (0..INSTANCES).map(|number| Instance::new(&name, &rules, number == 0)).collect::<io::Result<Vec<_>>>()
+        };
         Ok(Self { instances: RefCell::new(all().doing("make the guardian's pipe")?) })
     }
 
@@ -113,9 +117,7 @@ impl Listener {
 }
 
 impl Instance {
-    fn new(name: &[u16], first: bool) -> io::Result<Self> {
-        // Protected; for this user, the administrators and the system.
-        let rules = Descriptor::of(&format!("D:P(A;;GA;;;{})(A;;GA;;;BA)(A;;GA;;;SY)", own_sid()?))?;
+    fn new(name: &[u16], rules: &Descriptor, first: bool) -> io::Result<Self> {
         let attributes = rules.attributes();
         let room = u32::try_from(DATAGRAM_LIMIT).unwrap_or(u32::MAX);
         let first = if first { FILE_FLAG_FIRST_PIPE_INSTANCE } else { 0 };
@@ -308,8 +310,4 @@ pub(in crate::guardian) fn authorize(peer: Option<Peer>, job: &dyn Job) -> std::
 
 fn name_of(id: &str) -> String {
     format!(r"\\.\pipe\estop-{id}")
-}
-
-fn wide(text: &str) -> Vec<u16> {
-    text.encode_utf16().chain([0]).collect()
 }

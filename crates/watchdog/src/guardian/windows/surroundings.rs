@@ -1,6 +1,5 @@
 //! What a guardian has from the system around it: the end of its session, the watched file `now`, its priority.
 
-use std::os::windows::ffi::OsStrExt as _;
 use std::os::windows::io::RawHandle;
 use std::path::PathBuf;
 use std::ptr::{null, null_mut};
@@ -23,6 +22,7 @@ use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::windows::object::check;
 use crate::job::windows::processes::identity;
+use crate::job::windows::spawn::wide;
 use crate::registry::RunDir;
 use crate::{Error, Result};
 
@@ -94,7 +94,7 @@ pub(in crate::guardian) struct NowFile {
 
 impl NowFile {
     pub(in crate::guardian) fn watch(run_dir: &RunDir) -> Result<Self> {
-        let name: Vec<u16> = run_dir.path().as_os_str().encode_wide().chain([0]).collect();
+        let name = wide(run_dir.path());
         let what = FILE_NOTIFY_CHANGE_FILE_NAME | FILE_NOTIFY_CHANGE_LAST_WRITE | FILE_NOTIFY_CHANGE_SIZE;
         // SAFETY: the name ends with a zero and lives until the call returns.
         let change = unsafe { FindFirstChangeNotificationW(name.as_ptr(), 0, what) };

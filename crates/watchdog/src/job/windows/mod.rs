@@ -4,7 +4,7 @@ mod asking;
 mod command_line;
 pub(crate) mod object;
 pub(crate) mod processes;
-mod spawn;
+pub(crate) mod spawn;
 mod stranded;
 
 use std::collections::{HashMap, HashSet};

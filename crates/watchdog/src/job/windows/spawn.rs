@@ -19,8 +19,8 @@ use super::command_line::{CommandLine, environment};
 use super::object::{JobObject, check, owned};
 use super::processes::Held;
 use crate::error::Context as _;
-use crate::job::JobSpec;
 use crate::job::spec::MARKER;
+use crate::job::{JobSpec, User};
 use crate::{Error, Result};
 
 /// Starts the program of `spec` in `job` with this process's own standard streams. It does not run yet.
@@ -34,9 +34,7 @@ pub(super) fn spawn(spec: &JobSpec, job: &JobObject) -> Result<Held> {
         program: argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         source,
     };
-    if program.user.is_some() {
-        return Err(Error::Containment("another user needs a service that logs on as that user".to_owned()));
-    }
+    refuse_another(program.user.as_ref())?;
     let mut variables: Vec<(OsString, OsString)> =
         program.environment.iter().map(|(name, value)| (name.to_os_string(), value.to_os_string())).collect();
     variables.retain(|(name, _)| !name.eq_ignore_ascii_case(MARKER));
@@ -44,7 +42,7 @@ pub(super) fn spawn(spec: &JobSpec, job: &JobObject) -> Result<Held> {
     let path = variables.iter().find(|(name, _)| name.eq_ignore_ascii_case("PATH")).map(|(_, path)| path.as_os_str());
     let command = CommandLine::new(&argv, path).map_err(exec)?;
     let block = environment(&variables).map_err(exec)?;
-    let directory = program.directory.as_ref().map(|directory| wide(directory.as_os_str()));
+    let directory = program.directory.as_ref().map(|directory| wide(directory));
     let streams = Streams::own().doing("pass on the standard streams")?;
     // A workload of its own gets a console of its own, without a window; one in the foreground shares the caller's.
     let apart = if program.process_group.is_none() { CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW } else { 0 };
@@ -168,6 +166,18 @@ impl Drop for Attributes {
     }
 }
 
-fn wide(text: &OsStr) -> Vec<u16> {
-    text.encode_wide().chain([0]).collect()
+/// Another user needs a service that logs on as that user.
+///
+/// # Errors
+/// [`Error::Containment`] if there is one.
+pub(crate) fn refuse_another(user: Option<&User>) -> Result<()> {
+    match user {
+        None => Ok(()),
+        Some(_) => Err(Error::Containment("another user needs a service that logs on as that user".to_owned())),
+    }
+}
+
+/// As the system's calls take a text.
+pub(crate) fn wide(text: impl AsRef<OsStr>) -> Vec<u16> {
+    text.as_ref().encode_wide().chain([0]).collect()
 }
