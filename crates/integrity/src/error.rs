@@ -64,14 +64,12 @@ pub enum Error {
         vault: PathBuf,
     },
     /// Others can read or write the vault, or own it.
-    #[error("the vault {vault} is open to others (mode {mode:o}, owner {owner}): it must be owned by this user with mode 700", vault = vault.display())]
+    #[error("the vault {vault} is open to others: {detail}", vault = vault.display())]
     VaultExposed {
         /// The vault's directory.
         vault: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// Its owner's user id.
-        owner: u32,
+        /// What gives others access, and what it must be.
+        detail: String,
     },
     /// The vault belongs to another directory.
     #[error("the vault {vault} belongs to the store {owner}, not to {store}: give each store a vault of its own", vault = vault.display(), owner = owner.display(), store = store.display())]

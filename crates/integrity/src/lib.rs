@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![cfg_attr(unix, forbid(unsafe_code))]
+#![cfg_attr(windows, deny(unsafe_code))]
 
 mod catalogue;
 mod content;

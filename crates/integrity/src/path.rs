@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::platform::given;
 use crate::{Error, Result};
 
 /// The path of something inside a store: bytes (names need not be UTF-8), components separated by `/`, relative to the
@@ -12,19 +13,16 @@ use crate::{Error, Result};
 pub struct StorePath(Box<[u8]>);
 
 impl StorePath {
-    /// Takes `bytes` as a path inside a store. A leading `./` and a trailing `/` are left out.
+    /// Takes `bytes` as a path inside a store. A leading `./` and a trailing `/` are left out. On Windows, `\\` separates names too.
     ///
     /// # Errors
-    /// [`Error::InvalidPath`] if it is empty, absolute, holds a NUL byte or an empty, `.` or `..` component.
+    /// [`Error::InvalidPath`] if it is empty, absolute, or holds a NUL byte (on Windows, what no name can hold) or an empty, `.` or `..`
+    /// component.
     pub fn new(bytes: &[u8]) -> Result<Self> {
-        let trimmed = bytes.strip_prefix(b"./").unwrap_or(bytes);
+        let given = given(bytes).ok_or_else(|| invalid(bytes))?;
+        let trimmed = given.strip_prefix(b"./").unwrap_or(&given);
         let trimmed = trimmed.strip_suffix(b"/").unwrap_or(trimmed);
-        let fits = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
-        if trimmed.split(|byte| *byte == b'/').all(fits) {
-            Ok(Self(trimmed.into()))
-        } else {
-            Err(Error::InvalidPath { path: String::from_utf8_lossy(bytes).into_owned() })
-        }
+        if is_inside(trimmed) { Ok(Self(trimmed.into())) } else { Err(invalid(bytes)) }
     }
 
     /// The store's own directory.
@@ -32,12 +30,12 @@ impl StorePath {
         Self(Box::default())
     }
 
-    /// Takes `bytes` as they stand in estop's own records, where the root has its place too.
+    /// Takes `bytes` as they stand in estop's own records: as a directory gave them, and the root has its place too.
     ///
     /// # Errors
-    /// As [`StorePath::new`], but for the root.
+    /// [`Error::InvalidPath`] if it leads out of the store.
     pub(crate) fn recorded(bytes: &[u8]) -> Result<Self> {
-        if bytes.is_empty() { Ok(Self::root()) } else { Self::new(bytes) }
+        if bytes.is_empty() || is_inside(bytes) { Ok(Self(bytes.into())) } else { Err(invalid(bytes)) }
     }
 
     /// Whether it is the store's own directory.
@@ -88,6 +86,16 @@ impl StorePath {
     pub(crate) fn depth(&self) -> usize {
         if self.is_root() { 0 } else { self.0.split(|byte| *byte == b'/').count() }
     }
+}
+
+/// Whether every component is a name.
+fn is_inside(path: &[u8]) -> bool {
+    let is_name = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
+    path.split(|byte| *byte == b'/').all(is_name)
+}
+
+fn invalid(path: &[u8]) -> Error {
+    Error::InvalidPath { path: String::from_utf8_lossy(path).into_owned() }
 }
 
 impl fmt::Display for StorePath {
@@ -149,6 +157,10 @@ mod tests {
         for bad in ["", "/", "/etc", "a//b", "..", "a/../b", ".", "a/.", "a\0b"] {
             assert!(StorePath::new(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        #[cfg(windows)]
+        assert!(StorePath::new(b"a:stream").is_err());
+        #[cfg(windows)]
+        assert_eq!(StorePath::new(br".\a\b").unwrap().as_bytes(), b"a/b");
         for (good, kept) in [("a", "a"), ("./a/b", "a/b"), ("a/", "a"), ("...", "..."), ("a b/\u{e9}", "a b/\u{e9}")] {
             assert_eq!(StorePath::new(good.as_bytes()).unwrap().as_bytes(), kept.as_bytes());
         }

@@ -1,14 +1,13 @@
 //! Putting versions of paths into a directory tree: for a rollback's staging and for restoring elsewhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::content::Packs;
 use crate::error::Context as _;
 use crate::path::StorePath;
-use crate::platform::{NodeKind, Privileges, Stat, Tree, write_meta, write_symlink_meta};
+use crate::platform::{AsNative, NodeKind, Privileges, Stat, Tree, streams, to_path, write_meta};
 use crate::state::{Meta, Node, Version};
 use crate::{Error, Result};
-use std::os::fd::AsFd as _;
 
 /// Where contents come from, and what is held back.
 pub(crate) struct Materials<'a> {
@@ -18,8 +17,7 @@ pub(crate) struct Materials<'a> {
 
 /// The full path, for messages.
 pub(crate) fn full(tree: &Tree, path: &StorePath) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt as _;
-    tree.path().join(std::ffi::OsStr::from_bytes(path.as_bytes()))
+    tree.path().join(to_path(path.as_bytes()))
 }
 
 impl Materials<'_> {
@@ -29,9 +27,7 @@ impl Materials<'_> {
         let place = full(tree, path);
         match &version.node {
             Node::Symlink { target } => {
-                tree.make_symlink(target, path).context("make the symbolic link", &place)?;
-                let (parent, name) = tree.at(path).context("open the directory of", &place)?;
-                write_symlink_meta(&parent, name, &version.meta).context("set the time of", &place)
+                tree.make_symlink(target, &version.meta, path).context("make the symbolic link", &place)
             }
             Node::Directory => tree.make_dir(path).context("make the directory", &place),
             Node::File { content, .. } => {
@@ -40,10 +36,8 @@ impl Materials<'_> {
                     return Err(Error::NotRestorable { count: 1, path: path.to_string(), detail });
                 };
                 let mut file = tree.make_file(path).context("create", &place)?;
-                let filled = self.packs.read_to(id, &mut file).and_then(|_| {
-                    let meta = self.privileges.allowed(&version.meta, false);
-                    write_meta(file.as_fd(), &meta).context("set the metadata of", &place)
-                });
+                let filled =
+                    self.packs.read_to(id, &mut file).and_then(|_| self.give(&file, &version.meta, false, &place));
                 if filled.is_err() {
                     // The failure that matters is the first one.
                     let _ = tree.remove(path, false);
@@ -58,6 +52,13 @@ impl Materials<'_> {
         let place = full(tree, path);
         let file = tree.open_for_meta(path).context("open", &place)?;
         let directory = Stat::of(&file).context("look at", &place)?.kind == NodeKind::Directory;
-        write_meta(file.as_fd(), &self.privileges.allowed(meta, directory)).context("set the metadata of", &place)
+        self.give(&file, meta, directory, &place)
+    }
+
+    /// Gives an open file or directory what stands beside its content: its time last, which all the rest changes.
+    fn give(&self, file: &impl AsNative, meta: &Meta, directory: bool, place: &Path) -> Result<()> {
+        streams::put(file, meta, self.packs, place)?;
+        write_meta(file, &self.privileges.allowed(meta, directory)).context("set the metadata of", place)?;
+        streams::settle(file).context("synchronise", place)
     }
 }

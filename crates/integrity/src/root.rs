@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use estop_durable::{Kind, replace};
-use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
+use crate::platform::{Ownership, let_owner_in};
 use crate::store::{known_path, load, resolve, save, slug};
 use crate::{Error, Result};
 
@@ -17,26 +16,17 @@ const VERSION: u32 = 1;
 /// So many names are tried for what stands in a store's place.
 const NAMES: u32 = 10_000;
 
-/// Whose the directory is, and who may use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Root {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-}
-
 fn file(vault: &Path) -> PathBuf {
     vault.join("root")
 }
 
-fn read(vault: &Path) -> Result<Option<Root>> {
+fn read(vault: &Path) -> Result<Option<Ownership>> {
     load(&file(vault), KIND, VERSION)
 }
 
 /// Notes whose the store at `path` is, in its vault.
 pub(crate) fn note(path: &Path, vault: &Path) -> Result<()> {
-    let found = fs::metadata(path).context("look at", path)?;
-    let root = Root { mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid() };
+    let root = Ownership::of(path).context("look at", path)?;
     // What cannot be read is written anew.
     if matches!(read(vault), Ok(Some(known)) if known == root) {
         return Ok(());
@@ -79,7 +69,10 @@ pub fn known_vault(
 pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
     let path = place(path)?;
     let found = match fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() => return open_up(&path, &found).map(|()| None),
+        Ok(found) if found.is_dir() => {
+            // A program can close its own directory to everybody, its owner too.
+            return let_owner_in(&path).context("open to its owner", &path).map(|()| None);
+        }
         Ok(found) => Some(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).context("look at", &path),
@@ -88,26 +81,10 @@ pub fn remake(path: &Path, vault: &Path) -> Result<Option<PathBuf>> {
         return Err(Error::StoreMissing { path });
     }
     let aside = found.map(|_| put_aside(&path)).transpose()?;
-    let root = read(vault)?.unwrap_or(Root { mode: 0o700, uid: crate::platform::user(), gid: own_group(&path) });
+    let root = read(vault)?.unwrap_or_else(|| Ownership::private(&path));
     replace::create_dir(&path, 0o700)?;
-    if root.uid != crate::platform::user() {
-        chown(&path, Some(root.uid), Some(root.gid)).context("give back", &path)?;
-    }
-    fs::set_permissions(&path, fs::Permissions::from_mode(root.mode)).context("set the mode of", &path)?;
+    root.give(&path).context("give back", &path)?;
     Ok(aside)
-}
-
-/// A program can close its own directory to everybody, its owner too.
-fn open_up(path: &Path, found: &fs::Metadata) -> Result<()> {
-    let open = found.mode() & 0o7777 | 0o700;
-    if found.uid() != crate::platform::user() || open == found.mode() & 0o7777 {
-        return Ok(());
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(open)).context("set the mode of", path)
-}
-
-fn own_group(path: &Path) -> u32 {
-    path.parent().and_then(|parent| fs::metadata(parent).ok()).map_or(0, |parent| parent.gid())
 }
 
 fn put_aside(path: &Path) -> Result<PathBuf> {

@@ -17,13 +17,49 @@ pub struct FileTime {
     pub nanoseconds: u32,
 }
 
-/// An extended attribute.
+/// An extended attribute; on Windows, access rules, what else the filesystem knows, and streams beside the content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {
     /// The name with its namespace: `user.note`.
     pub name: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
+}
+
+/// What the name of an attribute begins with that stands for a stream beside the content, as NTFS has them. No extended attribute
+/// that is kept begins so.
+const STREAM: &[u8] = b"stream:";
+
+/// The attribute that is the moment of creation, where a filesystem keeps that and it can be set.
+pub(crate) const CREATED: &[u8] = b"created";
+
+impl Attribute {
+    /// The stream `name`, which holds `content`.
+    #[cfg(any(windows, test))]
+    pub(crate) fn stream(name: &[u8], content: ContentId) -> Self {
+        Self { name: [STREAM, name].concat(), value: content.0.to_vec() }
+    }
+
+    /// The name and the content of the stream that it stands for.
+    pub(crate) fn as_stream(&self) -> Option<(&[u8], ContentId)> {
+        let name = self.name.strip_prefix(STREAM)?;
+        Some((name, ContentId(self.value.as_slice().try_into().ok()?)))
+    }
+}
+
+impl Meta {
+    /// The streams beside the content: their names and what they hold.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (&[u8], ContentId)> {
+        self.attributes.iter().filter_map(Attribute::as_stream)
+    }
+
+    fn is_same_but_for_times(&self, other: &Self) -> bool {
+        let rights = |meta: &Self| (meta.mode, meta.uid, meta.gid);
+        let beside = |meta: &Self| -> Vec<Attribute> {
+            meta.attributes.iter().filter(|attribute| attribute.name != CREATED).cloned().collect()
+        };
+        rights(self) == rights(other) && beside(self) == beside(other)
+    }
 }
 
 /// What a path is, and what it holds.
@@ -57,11 +93,11 @@ impl Node {
 /// What stands beside the content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Permission bits with set-uid, set-gid and sticky: 12 bits.
+    /// Permission bits with set-uid, set-gid and sticky: 12 bits. On Windows, the attributes that are kept.
     pub mode: u32,
-    /// Owner's user id.
+    /// Owner's user id; 0 on Windows.
     pub uid: u32,
-    /// Group id.
+    /// Group id; 0 on Windows.
     pub gid: u32,
     /// Last modification.
     pub mtime: FileTime,
@@ -74,7 +110,7 @@ pub struct Meta {
 pub struct Seen {
     /// Inode number.
     pub inode: u64,
-    /// Last change of content or metadata, which programs can't set back.
+    /// Last change of content or metadata, which programs can't set back (on Windows, only on purpose).
     pub ctime: FileTime,
     /// It could still change without its ctime telling (it was changed just before it was read, or while): read it again.
     pub unsure: bool,
@@ -116,6 +152,11 @@ impl Version {
             Node::File { content, .. } => *content,
             Node::Directory | Node::Symlink { .. } => None,
         }
+    }
+
+    /// Every content it refers to: its own, and that of the streams beside it.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = ContentId> {
+        self.content().into_iter().chain(self.meta.streams().map(|(_, content)| content))
     }
 
     /// The first of the names of the hard link it is one of.
@@ -243,11 +284,9 @@ impl Change {
     /// Whether a person would call it a change: not where only a directory's time moved because of what is in it.
     pub fn is_notable(&self) -> bool {
         let (Some(before), Some(after)) = (&self.before, &self.after) else { return true };
-        let mut timeless = after.meta.clone();
-        timeless.mtime = before.meta.mtime;
         match self.kind() {
             ChangeKind::Touched => false,
-            ChangeKind::Metadata => after.is_file() || timeless != before.meta,
+            ChangeKind::Metadata => after.is_file() || !after.meta.is_same_but_for_times(&before.meta),
             ChangeKind::Added | ChangeKind::Removed | ChangeKind::Content => true,
         }
     }
@@ -287,5 +326,25 @@ fn encode(buffer: &mut Vec<u8>, path: &StorePath, version: &Version) {
     for attribute in &meta.attributes {
         part(buffer, &attribute.name);
         part(buffer, &attribute.value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_beside_a_content_are_contents_too() {
+        let id = |byte| ContentId([byte; 32]);
+        let plain = Attribute { name: b"user.note".to_vec(), value: vec![1; 32] };
+        let attributes = vec![Attribute::stream(b"Zone.Identifier", id(2)), plain];
+        let mtime = FileTime { seconds: 0, nanoseconds: 0 };
+        let version = Version {
+            node: Node::File { content: Some(id(1)), size: 1, link: None },
+            meta: Meta { mode: 0, uid: 0, gid: 0, mtime, attributes },
+            seen: Seen { inode: 1, ctime: mtime, unsure: false },
+        };
+        assert_eq!(version.contents().collect::<Vec<_>>(), [id(1), id(2)]);
+        assert_eq!(version.meta.streams().collect::<Vec<_>>(), [(&b"Zone.Identifier"[..], id(2))]);
     }
 }

@@ -1,8 +1,6 @@
 //! A protected directory and its vault.
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
-use crate::platform::{Tree, device_of, owner_and_mode, user};
+use crate::platform::{Stat, Tree, device_of, exposure, from_path, to_path};
 use crate::{Error, Result};
 
 const IDENTITY_KIND: Kind = Kind(*b"ESTOPVLT");
@@ -70,7 +68,7 @@ struct Identity {
 
 impl Identity {
     fn store(&self) -> PathBuf {
-        PathBuf::from(OsString::from_vec(self.store.clone()))
+        to_path(&self.store)
     }
 }
 
@@ -90,9 +88,8 @@ impl Store {
         let vault = resolve(&config.vault)?;
         refuse_other_filesystem(&path, &vault)?;
         replace::create_dir(&vault, VAULT_MODE)?;
-        let (owner, mode) = owner_and_mode(&vault).context("look at", &vault)?;
-        if owner != user() || mode & 0o077 != 0 {
-            return Err(Error::VaultExposed { vault, mode, owner });
+        if let Some(detail) = exposure(&vault).context("look at", &vault)? {
+            return Err(Error::VaultExposed { vault, detail });
         }
         let lock = match Lock::acquire(&vault.join("lock"), config.lock_wait) {
             Err(estop_durable::Error::Locked { .. }) => return Err(Error::Locked { store: path }),
@@ -103,7 +100,7 @@ impl Store {
         if tree.device() != vault_tree.device() {
             return Err(Error::OtherFilesystem { store: path, vault });
         }
-        let identity = identify(&vault, &path)?;
+        let identity = identify(&vault_tree, &path)?;
         for part in ["packs", "staging", "trash"] {
             replace::create_dir(&vault.join(part), VAULT_MODE)?;
         }
@@ -211,13 +208,13 @@ fn check_directory(path: &Path) -> Result<PathBuf> {
     if !found.is_dir() {
         return Err(Error::StoreNotDirectory { path: path.to_owned() });
     }
-    fs::canonicalize(path).context("resolve", path)
+    dunce::canonicalize(path).context("resolve", path)
 }
 
 /// The canonical form of a path whose last parts may not exist yet.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).context("resolve", path)?;
-    match fs::canonicalize(&absolute) {
+    match dunce::canonicalize(&absolute) {
         Ok(found) => Ok(found),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match (absolute.parent(), absolute.file_name()) {
             (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
@@ -272,24 +269,24 @@ pub(crate) fn save<T: Serialize>(file: &Path, kind: Kind, version: u32, value: &
 }
 
 /// Reads the vault's identity, or gives it one. A vault follows a store that was moved, but serves no second one.
-fn identify(vault: &Path, store: &Path) -> Result<[u8; 16]> {
+fn identify(tree: &Tree, store: &Path) -> Result<[u8; 16]> {
+    let vault = tree.path();
     let identity = match known(vault)? {
         Some(known) if known.store() == store => return Ok(known.vault),
         Some(known) if known.store().is_dir() => {
             return Err(Error::VaultOfAnother { vault: vault.into(), owner: known.store(), store: store.into() });
         }
         Some(known) => known.vault,
-        None => new_identity(vault, store)?,
+        None => new_identity(tree, store)?,
     };
-    let renewed = Identity { vault: identity, store: store.as_os_str().as_bytes().to_vec() };
+    let renewed = Identity { vault: identity, store: from_path(store) };
     save(&vault.join("identity"), IDENTITY_KIND, IDENTITY_VERSION, &renewed)?;
     Ok(identity)
 }
 
-/// Unlike that of any other vault: from the moment, the places, and the vault's inode.
-fn new_identity(vault: &Path, store: &Path) -> Result<[u8; 16]> {
-    use std::os::unix::fs::MetadataExt as _;
-    let inode = fs::metadata(vault).context("look at", vault)?.ino();
+/// Unlike that of any other vault: from the moment, the places, and what tells the vault's directory from every other.
+fn new_identity(vault: &Tree, store: &Path) -> Result<[u8; 16]> {
+    let inode = vault.open_dir(&[]).and_then(|root| Stat::of(&root)).context("look at", vault.path())?.inode;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&jiff::Timestamp::now().as_nanosecond().to_le_bytes());
     hasher.update(&inode.to_le_bytes());
@@ -303,8 +300,6 @@ fn new_identity(vault: &Path, store: &Path) -> Result<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-
     use super::*;
 
     fn open(path: &Path, vault: &Path) -> Result<Store> {
@@ -319,28 +314,35 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("kb/inner")).unwrap();
         fs::write(at("file"), "").unwrap();
-        symlink(at("kb"), at("link")).unwrap();
-        symlink(at("kb/inner"), at("door")).unwrap();
         assert!(matches!(open(&at("absent"), &at("v")), Err(Error::StoreMissing { .. })));
         assert!(matches!(open(&at("file"), &at("v")), Err(Error::StoreNotDirectory { .. })));
-        assert!(matches!(open(&at("link"), &at("v")), Err(Error::StoreIsSymlink { .. })));
         assert!(matches!(open(&at("kb"), &at("kb/v")), Err(Error::Overlap { .. })));
         assert!(matches!(open(&at("kb"), &at("kb")), Err(Error::Overlap { .. })));
         assert!(matches!(open(&at("kb/inner"), &at("kb")), Err(Error::Overlap { .. })));
-        assert!(matches!(open(&at("kb"), &at("door/v")), Err(Error::Overlap { .. })), "through a link");
         assert!(!at("v").exists(), "a vault was made for a store that was refused");
         let mut config = StoreConfig::new("kb", at("kb"), at("v"));
         config.apart_from = vec![at("kb/inner/state")];
         assert!(matches!(Store::open(config), Err(Error::Overlap { .. })));
+        #[cfg(unix)]
+        refused_through_links(dir.path());
         let memory = Path::new("/dev/shm");
         if memory.is_dir() && !same_filesystem(dir.path(), memory).unwrap() {
             let elsewhere = tempfile::tempdir_in(memory).unwrap();
             let refused = open(&at("kb"), &elsewhere.path().join("v"));
             assert!(matches!(refused, Err(Error::OtherFilesystem { .. })), "{refused:?}");
             assert_eq!(default_vault(elsewhere.path(), "kb", &at("kb")).unwrap(), {
-                fs::canonicalize(dir.path()).unwrap().join(".estop-vault-kb")
+                dunce::canonicalize(dir.path()).unwrap().join(".estop-vault-kb")
             });
         }
+    }
+
+    #[cfg(unix)]
+    fn refused_through_links(dir: &Path) {
+        use std::os::unix::fs::symlink;
+        symlink(dir.join("kb"), dir.join("link")).unwrap();
+        symlink(dir.join("kb/inner"), dir.join("door")).unwrap();
+        assert!(matches!(open(&dir.join("link"), &dir.join("v")), Err(Error::StoreIsSymlink { .. })));
+        assert!(matches!(open(&dir.join("kb"), &dir.join("door/v")), Err(Error::Overlap { .. })));
     }
 
     #[test]
@@ -357,8 +359,18 @@ mod tests {
         assert!(matches!(open(&at("other"), &at("v")), Err(Error::VaultOfAnother { .. })));
         fs::rename(at("kb"), at("moved")).unwrap();
         assert_eq!(open(&at("moved"), &at("v")).unwrap().identity(), identity);
-        fs::set_permissions(at("v"), fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(matches!(open(&at("moved"), &at("v")), Err(Error::VaultExposed { .. })));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(at("v"), fs::Permissions::from_mode(0o750)).unwrap();
+        }
+        #[cfg(windows)]
+        {
+            fs::rename(at("v"), at("private")).unwrap();
+            fs::create_dir(at("v")).unwrap();
+        }
+        let refused = open(&at("moved"), &at("v"));
+        assert!(matches!(refused, Err(Error::VaultExposed { .. })), "{refused:?}");
     }
 
     #[test]
@@ -366,7 +378,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kb = dir.path().join("kb");
         fs::create_dir(&kb).unwrap();
-        let state = fs::canonicalize(dir.path()).unwrap().join("state");
+        let state = dunce::canonicalize(dir.path()).unwrap().join("state");
         assert_eq!(default_vault(&state, "kb", &kb).unwrap(), state.join("vaults/kb"));
         for name in ["/some/path", "..", "", "a b"] {
             let vault = default_vault(&state, name, &kb).unwrap();

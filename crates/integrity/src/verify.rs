@@ -11,11 +11,11 @@ use crate::error::Context as _;
 use crate::log::{Batches, Lsn};
 use crate::observe::{Observer as _, Scan};
 use crate::path::StorePath;
-use crate::platform::{Privileges, user};
+use crate::platform::{Privileges, meta_detail, same_meta};
 use crate::progress::{Phase, Progress};
 use crate::rollback::RecoveryPoint;
 use crate::snapshot::{SCHEMA_VERSION, SnapshotId, SnapshotManager};
-use crate::state::{Meta, Node, State, Version};
+use crate::state::{Node, State, Version};
 use crate::{Error, Result};
 
 /// Why it is not known whether a file is as it was.
@@ -159,7 +159,7 @@ impl SnapshotManager {
         let total = state.0.len() as u64;
         for (done, (path, version)) in state.0.iter().enumerate() {
             files += u64::from(version.is_file());
-            if let Some(id) = version.content() {
+            for id in version.contents() {
                 let result = checked.entry(id).or_insert_with(|| {
                     let read = self.packs.read_to(&id, &mut std::io::sink());
                     read.map(|read| bytes += read).map_err(|error| match error {
@@ -246,32 +246,6 @@ pub(crate) fn difference(wanted: &Version, found: &Version, privileges: Privileg
     let same = same_meta(&wanted.meta, &found.meta, symlink)
         || same_meta(&privileges.allowed(&wanted.meta, !wanted.is_file()), &found.meta, symlink);
     (!same).then(|| (FaultKind::Metadata, meta_detail(&wanted.meta, &found.meta)))
-}
-
-/// Whether the metadata is the same, apart from an owner that this user can't give, and the mode of a symbolic link, which has none.
-fn same_meta(wanted: &Meta, found: &Meta, symlink: bool) -> bool {
-    let same_owner = (wanted.uid, wanted.gid) == (found.uid, found.gid) || user() != 0;
-    same_owner
-        && (wanted.mode == found.mode || symlink)
-        && wanted.mtime == found.mtime
-        && wanted.attributes == found.attributes
-}
-
-fn meta_detail(wanted: &Meta, found: &Meta) -> String {
-    let mut parts = Vec::new();
-    if wanted.mode != found.mode {
-        parts.push(format!("its mode is {:o}, {:o} expected", found.mode, wanted.mode));
-    }
-    if (wanted.uid, wanted.gid) != (found.uid, found.gid) {
-        parts.push(format!("its owner is {}:{}, {}:{} expected", found.uid, found.gid, wanted.uid, wanted.gid));
-    }
-    if wanted.mtime != found.mtime {
-        parts.push("its modification time differs".to_owned());
-    }
-    if wanted.attributes != found.attributes {
-        parts.push("its extended attributes differ".to_owned());
-    }
-    parts.join("; ")
 }
 
 /// Runs `PRAGMA integrity_check` on the `SQLite` database at `path`, changing nothing in its directory. If a WAL or a rollback journal

@@ -5,8 +5,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
 
 use estop_integrity::progress::Silent;
 use estop_integrity::rollback::RollbackRequest;
@@ -14,7 +14,7 @@ use estop_integrity::state::ChangeKind;
 use estop_integrity::verify::{FaultKind, sqlite_integrity};
 use estop_integrity::writers::{Frozen, Hold, Writer};
 use estop_integrity::{Error, NewSnapshot, NoWriters, Origin, RecoveryPoint, SnapshotManager, Writers};
-use support::{Place, furnish, look, set_mtime, snapshot, to, wreck};
+use support::{Place, furnish, look, redress, set_modified, snapshot, to, wreck};
 
 #[test]
 fn what_was_wrecked_comes_back_byte_for_byte_and_the_rollback_can_be_undone() {
@@ -101,13 +101,14 @@ fn a_snapshot_has_the_fields_that_scripts_rely_on() {
 fn a_shredder_that_sets_the_time_back_is_found() {
     let place = Place::new();
     place.write("note", "precious");
-    set_mtime(&place.kb().join("note"), 1_000_000_000, 0);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    set_modified(&place.kb().join("note"), long_ago);
     let manager = place.open();
     let good = snapshot(&manager);
     for round in 0..20 {
         let shredded = format!("shred {round:02}");
         place.write("note", &shredded);
-        set_mtime(&place.kb().join("note"), 1_000_000_000, 0);
+        set_modified(&place.kb().join("note"), long_ago);
         assert_eq!(snapshot(&manager).changed_files, 1, "round {round}");
     }
     manager.rollback(&RollbackRequest::new(to(&good)), &NoWriters, &Silent).unwrap();
@@ -148,17 +149,17 @@ fn only_the_paths_named_go_back() {
     wreck(&place);
     let wrecked = place.look();
     let mut request = RollbackRequest::new(to(&good));
-    request.paths = vec!["notes/3".parse().unwrap(), "odd".parse().unwrap(), "one/second".parse().unwrap()];
+    request.paths = vec!["notes/3".parse().unwrap(), "base.sqlite".parse().unwrap(), "one/second".parse().unwrap()];
     let report = manager.rollback(&request, &NoWriters, &Silent).unwrap();
     assert!(report.verified, "{:?}", report.errors);
     let undo = report.undo_command.unwrap();
-    assert!(undo.ends_with("--path notes/3 --path odd --path one/second"), "{undo}");
+    assert!(undo.ends_with("--path notes/3 --path base.sqlite --path one/second"), "{undo}");
     let after = place.look();
     let names: std::collections::BTreeSet<_> = before.keys().chain(wrecked.keys()).collect();
     for name in names {
-        let inside = name.starts_with("notes/3") || name.starts_with("odd");
+        let inside = name.starts_with("notes/3") || name.starts_with("base.sqlite");
         let expected = if inside { &before } else { &wrecked };
-        if name.to_str() == Some("one/second") {
+        if name == std::path::Path::new("one/second") {
             assert_eq!(fs::read(place.kb().join(name)).unwrap(), b"one file, three names");
         } else if !["", "notes", "one"].iter().any(|around| name.as_os_str() == *around) {
             assert_eq!(after.get(name), expected.get(name), "{}", name.display());
@@ -197,19 +198,19 @@ fn differences_are_told_with_their_kind() {
     let place = Place::new();
     place.write("same", "x");
     place.write("changed", "x");
-    place.write("chmodded", "x");
+    place.write("dressed", "x");
     place.write("d/gone", "x");
     let manager = place.open();
     let first = snapshot(&manager);
     place.write("changed", "yy");
     place.write("d/new", "x");
     fs::remove_file(place.kb().join("d/gone")).unwrap();
-    fs::set_permissions(place.kb().join("chmodded"), fs::Permissions::from_mode(0o600)).unwrap();
+    redress(&place.kb().join("dressed"), 1);
     let expected = [
         ("changed", ChangeKind::Content),
-        ("chmodded", ChangeKind::Metadata),
         ("d/gone", ChangeKind::Removed),
         ("d/new", ChangeKind::Added),
+        ("dressed", ChangeKind::Metadata),
     ];
     let lsn = manager.lsn();
     let live = manager.diff(&to(&first), None, &Silent).unwrap();
@@ -234,7 +235,7 @@ fn a_live_tree_that_differs_is_told_path_by_path() {
     let manager = place.open();
     let good = snapshot(&manager);
     place.write("content", "CONTENT");
-    fs::set_permissions(place.kb().join("metadata"), fs::Permissions::from_mode(0o777)).unwrap();
+    redress(&place.kb().join("metadata"), 0o37);
     fs::remove_file(place.kb().join("missing")).unwrap();
     place.write("extra", "");
     let report = manager.verify_live(&to(&good), &Silent).unwrap();

@@ -1,5 +1,6 @@
 //! Files and directories that may not be read, changed or trusted, and what is no file at all.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod support;

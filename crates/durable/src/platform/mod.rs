@@ -3,10 +3,13 @@
 #[cfg(windows)]
 #[allow(unsafe_code, reason = "the standard library offers no access rules")]
 pub mod access;
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "the standard library does not say who holds a file")]
+pub mod holders;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
-#[allow(unsafe_code, reason = "the standard library does not say who holds a file")]
+#[allow(unsafe_code, reason = "the standard library makes no directory with access rules")]
 mod windows;
 
 #[cfg(unix)]

@@ -96,7 +96,7 @@ impl Catalogue {
         })?;
         let mut contents = HashSet::new();
         for row in rows {
-            contents.extend(self.version_of(row)?.3.content());
+            contents.extend(self.version_of(row)?.3.contents());
         }
         Ok(contents)
     }

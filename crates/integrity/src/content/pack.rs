@@ -1,8 +1,9 @@
 //! One pack file being written.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use estop_durable::file::{At as _, created_with};
 
 use super::format::{ENTRY_BYTES, Entry, HEADER_BYTES, PackHeader, pack_header, refuse_header};
 use super::{Location, Mark};
@@ -66,7 +67,7 @@ impl Writer {
     fn create(dir: &Path, number: u32) -> Result<Self> {
         let path = dir.join(name(number));
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path).context("create", &path)?;
+        let file = created_with(options.read(true).write(true).create_new(true), 0o600).open(&path).context("create", &path)?;
         file.write_all_at(&pack_header(number), 0).context("write", &path)?;
         estop_durable::replace::sync_dir(dir)?;
         Ok(Self { number, path, file, length: HEADER_BYTES, dirty: true })

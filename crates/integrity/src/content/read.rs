@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt as _;
+
+use estop_durable::file::At as _;
 
 use super::format::{ENTRY_BYTES, Entry, EntryHeader, HEADER_BYTES};
 use super::{ContentId, Location, Mark, Packs, pack};

@@ -123,15 +123,11 @@ impl Packs {
 
     /// Writes the content a second time, elsewhere. It goes through a temporary file, since it may be longer than memory.
     fn copy_content(&self, id: &ContentId, location: Location) -> Result<()> {
-        let path = self.dir.join("moving");
-        let mut options = std::fs::OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(true).open(&path).context("create", &path)?;
-        let _ = std::fs::remove_file(&path);
+        let mut file = tempfile::tempfile_in(&self.dir).context("make a temporary file in", &self.dir)?;
         self.read_to(id, &mut file)?;
-        std::io::Seek::rewind(&mut file).context("read", &path)?;
+        std::io::Seek::rewind(&mut file).context("read a temporary file in", &self.dir)?;
         self.inner().index.remove(id);
-        let taken = self.take(&mut file, &path);
+        let taken = self.take(&mut file, &self.dir);
         if taken.is_err() {
             self.inner().index.insert(*id, location);
         }

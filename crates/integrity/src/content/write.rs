@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+use estop_durable::file::At as _;
 
 use super::format::{ENTRY_BYTES, Entry};
 use super::pack::Writer;

@@ -5,12 +5,12 @@ use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::io::Errno;
-
 use super::walk::Walked;
 use crate::content::{ContentId, Sink};
 use crate::error::Context as _;
-use crate::platform::{NodeKind, Stat, Tree, clock, read_attributes};
+use crate::platform::{
+    AsNative, CLOCK_STEP_NANOSECONDS, NodeKind, Refusal, Stat, Tree, clock, read_attributes, refusal, streams,
+};
 use crate::progress::{Phase, Progress};
 use crate::state::{Attribute, FileTime};
 use crate::{Error, Result};
@@ -21,8 +21,6 @@ const TRIES: usize = 3;
 const WORTH_THREADS: usize = 32;
 /// The most threads that read at once.
 const MOST_THREADS: usize = 4;
-/// A change this soon after another may get the same ctime: two ticks of the slowest kernel clock (100 Hz).
-const TICK_NANOSECONDS: i128 = 20_000_000;
 /// Filesystems that keep whole seconds only (or even ones) show it by a ctime without nanoseconds.
 const COARSE_NANOSECONDS: i128 = 2_000_000_000;
 
@@ -87,7 +85,7 @@ pub(super) fn capture_all(
 fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
     match walked.stat.kind {
         NodeKind::File => capture_file(tree, walked, sink),
-        NodeKind::Directory => Ok(capture_directory(tree, walked)),
+        NodeKind::Directory => capture_directory(tree, walked, sink),
         NodeKind::Symlink | NodeKind::Special => {
             let (stat, unsure) = (walked.stat, is_recent(walked.stat.ctime, clock()));
             Ok(Captured::Read { stat, attributes: Vec::new(), content: None, size: 0, unsure, torn: false })
@@ -95,15 +93,34 @@ fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
     }
 }
 
-fn capture_directory(tree: &Tree, walked: &Walked) -> Captured {
+fn capture_directory(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
     let started = clock();
     let opened = tree.open_dir(walked.path.as_bytes());
-    match opened.and_then(|dir| Ok((Stat::of(&dir)?, read_attributes(&dir)?))) {
+    let read = opened.context("read", tree.path()).and_then(|dir| {
+        let attributes = beside(&dir, tree, sink)?;
+        Ok((Stat::of(&dir).context("read", tree.path())?, attributes))
+    });
+    match read {
         Ok((stat, attributes)) => {
             let unsure = is_recent(stat.ctime, started);
-            Captured::Read { stat, attributes, content: None, size: 0, unsure, torn: false }
+            Ok(Captured::Read { stat, attributes, content: None, size: 0, unsure, torn: false })
         }
-        Err(error) => absent_or_unreadable(&error, walked),
+        Err(error) => unless_unreadable(error, walked),
+    }
+}
+
+/// What stands beside the content of an open file or directory.
+fn beside(file: &impl AsNative, tree: &Tree, sink: &dyn Sink) -> Result<Vec<Attribute>> {
+    let mut attributes = read_attributes(file).context("read", tree.path())?;
+    attributes.extend(streams::take(file, sink, tree.path())?);
+    Ok(attributes)
+}
+
+/// What could not be read is told so; that what was read could not be stored is another matter.
+fn unless_unreadable(error: Error, walked: &Walked) -> Result<Captured> {
+    match error {
+        Error::Io { action: "read", source, .. } => Ok(absent_or_unreadable(&source, walked)),
+        error => Err(error),
     }
 }
 
@@ -120,14 +137,10 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
         // No more than it has now: a file that grows as fast as it is read would never end.
         let mut bounded = (&mut file).take(before.size);
         let taken = sink.take(&mut bounded, tree.path());
-        let attributes = read_attributes(&file).context("read the attributes of", tree.path());
-        let taken = taken.and_then(|taken| Ok((attributes?, taken)));
+        let taken = taken.and_then(|taken| Ok((beside(&file, tree, sink)?, taken)));
         let (attributes, (content, size)) = match taken {
             Ok(taken) => taken,
-            Err(Error::Io { action: "read" | "read the attributes of", source, .. }) => {
-                return Ok(absent_or_unreadable(&source, walked));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return unless_unreadable(error, walked),
         };
         let after = Stat::of(&file).context("look at a file in", tree.path())?;
         let torn = before != after || after.size != size;
@@ -140,30 +153,32 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
 }
 
 fn absent_or_unreadable(error: &io::Error, walked: &Walked) -> Captured {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Captured::Gone,
-        Some(Errno::XDEV) => Captured::Mount,
-        _ => Captured::Unreadable(walked.stat),
+    match refusal(error) {
+        Refusal::Gone => Captured::Gone,
+        Refusal::Mount => Captured::Mount,
+        Refusal::TooLong | Refusal::Other => Captured::Unreadable(walked.stat),
     }
 }
 
 /// Whether a change after `now` could leave a ctime of `ctime`.
 fn is_recent(ctime: FileTime, now: FileTime) -> bool {
     let nanoseconds = |time: FileTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-    let step = if ctime.nanoseconds == 0 { COARSE_NANOSECONDS } else { TICK_NANOSECONDS };
+    let step = if ctime.nanoseconds == 0 { COARSE_NANOSECONDS } else { CLOCK_STEP_NANOSECONDS };
     nanoseconds(ctime) + step > nanoseconds(now)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn a_change_is_recent_for_a_step_of_the_clock_that_stamped_it() {
         let time = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
         assert!(is_recent(time(10, 500), time(10, 500)));
-        assert!(is_recent(time(10, 500), time(10, 20_000_499)));
-        assert!(!is_recent(time(10, 500), time(10, 20_000_500)));
+        let step = u32::try_from(CLOCK_STEP_NANOSECONDS).unwrap();
+        assert!(is_recent(time(10, 500), time(10, step + 499)));
+        assert!(!is_recent(time(10, 500), time(10, step + 500)));
         assert!(is_recent(time(10, 0), time(11, 999_999_999)), "a filesystem that keeps two seconds");
         assert!(!is_recent(time(10, 0), time(12, 0)));
         assert!(is_recent(time(99, 500), time(10, 0)), "the clock was set back");

@@ -2,13 +2,11 @@
 
 use std::io;
 
-use rustix::io::Errno;
-
 use super::{SkipReason, Skipped};
 use crate::Result;
 use crate::error::Context as _;
 use crate::path::StorePath;
-use crate::platform::{NodeKind, Stat, Tree};
+use crate::platform::{NodeKind, Refusal, Stat, Tree, refusal};
 
 /// A name and what the filesystem says about it.
 pub(super) struct Walked {
@@ -55,7 +53,7 @@ impl Walk {
                 continue;
             }
             // A file of another device in a directory of this one is the doing of an overlay; a mount is told by opening it.
-            if listed.stat.kind == NodeKind::Directory && listed.stat.device != tree.device() {
+            if listed.stat.kind == NodeKind::Directory && tree.is_elsewhere(&listed.stat) {
                 self.blind(path, SkipReason::Mount);
                 continue;
             }
@@ -74,17 +72,14 @@ impl Walk {
 
     /// A directory could not be entered: it vanished, or it can't be seen into.
     fn refused(&mut self, directory: StorePath, error: &io::Error) {
-        match Errno::from_io_error(error) {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                self.found.retain(|walked| walked.path != directory);
-            }
-            Some(Errno::XDEV) => {
-                // A mount of the same filesystem: the name belongs to another tree.
+        match refusal(error) {
+            Refusal::Gone => self.found.retain(|walked| walked.path != directory),
+            Refusal::Mount => {
                 self.found.retain(|walked| walked.path != directory);
                 self.blind(directory, SkipReason::Mount);
             }
-            Some(Errno::NAMETOOLONG) => self.blind(directory, SkipReason::TooLong),
-            _ => self.blind(directory, SkipReason::Unreadable),
+            Refusal::TooLong => self.blind(directory, SkipReason::TooLong),
+            Refusal::Other => self.blind(directory, SkipReason::Unreadable),
         }
     }
 }

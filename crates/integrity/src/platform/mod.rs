@@ -1,13 +1,24 @@
-//! What differs between operating systems: walking and changing a tree by descriptor, metadata, who has files open.
+//! What differs between operating systems: walking and changing a tree by handle, metadata, owners, who has files open. One folder
+//! for each, with the same names in both.
 
 #[cfg(target_os = "linux")]
 mod linux;
+mod node;
+mod open_by;
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "the standard library opens nothing relative to an open directory, and knows no access rules")]
+mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::meta::{Privileges, read_attributes, write_meta, write_symlink_meta};
-#[cfg(target_os = "linux")]
-pub use linux::processes::OpenBy;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::processes::open_for_writing;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::tree::{NodeKind, Stat, Tree, clock, device_of, owner_and_mode, user};
+use linux as system;
+#[cfg(windows)]
+use windows as system;
+
+pub(crate) use node::{Listed, NodeKind, Refusal, Stat};
+pub use open_by::OpenBy;
+pub(crate) use system::meta::{Privileges, meta_detail, read_attributes, same_meta, write_meta};
+pub(crate) use system::names::{from_path, given, quoted, same_name, to_path};
+pub(crate) use system::owner::{Ownership, exposure, let_owner_in};
+pub(crate) use system::processes::open_for_writing;
+pub(crate) use system::streams;
+pub(crate) use system::tree::{AsNative, CLOCK_STEP_NANOSECONDS, Tree, clock, device_of, refusal};

@@ -162,12 +162,12 @@ fn touched(plan: &Plan) -> BTreeSet<&[u8]> {
     names.map(|path| path.split().0).chain(dressed).collect()
 }
 
-/// Directories whose own mode forbids changing them are opened to their owner; their mode is set again at the end.
+/// Directories whose own mode or access rules forbid changing them are opened to their owner; those are set again at the end.
 fn open_up(tree: &Tree, plan: &Plan, live: &State) {
     for (path, _) in plan.directory_metas.iter().rev() {
-        if live.0.get(path).is_some_and(|version| version.meta.mode & 0o300 != 0o300) {
+        if let Some(version) = live.0.get(path) {
             // If this fails, so will what is to be done inside, and that is told.
-            let _ = tree.make_usable(path);
+            let _ = tree.let_in(path, &version.meta);
         }
     }
 }

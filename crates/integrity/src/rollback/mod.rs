@@ -14,13 +14,14 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::catalogue::Pending;
+use crate::content::ContentId;
 use crate::log::{Intent, Lsn, Outcome, Record, batch};
 use crate::path::StorePath;
-use crate::place::{Materials, full};
-use crate::platform::{OpenBy, Privileges, open_for_writing};
+use crate::place::Materials;
+use crate::platform::{OpenBy, Privileges, open_for_writing, quoted, same_name};
 use crate::progress::{Progress, Silent};
 use crate::snapshot::{Inner, NewSnapshot, Origin, SCHEMA_VERSION, SnapshotManager, safety_failed};
-use crate::state::State;
+use crate::state::{Node, State};
 use crate::verify::{Failure, FaultKind, VerifyError, compare, explain, unread};
 use crate::writers::{Frozen, Writer, Writers};
 use crate::{Error, Result};
@@ -95,7 +96,7 @@ impl SnapshotManager {
         let mut inner = self.inner();
         let to_lsn = self.resolve(&inner, &request.to)?.lsn;
         let everything = inner.catalogue.state_at(to_lsn)?;
-        self.refuse_unknown(&request.paths, &everything)?;
+        let request = &RollbackRequest { paths: self.spelled(&request.paths, &everything)?, ..request.clone() };
         if request.dry_run {
             return self.dry_run(&mut inner, request, to_lsn, &everything, progress, started);
         }
@@ -125,7 +126,7 @@ impl SnapshotManager {
     }
 
     fn refuse_open(&self) -> Result<()> {
-        let open = open_for_writing(self.store.path());
+        let open = open_for_writing(self.store.tree());
         if open.is_empty() {
             return Ok(());
         }
@@ -137,16 +138,19 @@ impl SnapshotManager {
         Err(Error::WritersAlive { store: self.store.name().to_owned(), writers })
     }
 
-    /// A path that is neither there now nor was there then is a slip.
-    fn refuse_unknown(&self, paths: &[StorePath], everything: &State) -> Result<()> {
+    /// The paths as the store has them. One that is neither there now nor was there then is a slip.
+    fn spelled(&self, paths: &[StorePath], everything: &State) -> Result<Vec<StorePath>> {
+        let tree = self.store.tree();
         let known = |path: &StorePath| {
-            everything.0.keys().any(|there| there.is_within(path))
-                || std::fs::symlink_metadata(full(self.store.tree(), path)).is_ok()
+            if everything.0.contains_key(path) {
+                return Some(path.clone());
+            }
+            let same = everything.0.keys().find(|key| same_name(key.as_bytes(), path.as_bytes()));
+            same.cloned().or_else(|| tree.spelling(path).ok().flatten())
         };
-        match paths.iter().find(|path| !known(path)) {
-            None => Ok(()),
-            Some(path) => Err(Error::NoSuchPath { store: self.store.name().to_owned(), path: path.to_string() }),
-        }
+        let unknown =
+            |path: &StorePath| Error::NoSuchPath { store: self.store.name().to_owned(), path: path.to_string() };
+        paths.iter().map(|path| known(path).ok_or_else(|| unknown(path))).collect()
     }
 
     fn dry_run(
@@ -296,7 +300,7 @@ impl SnapshotManager {
             new_lsn: None,
             safety_snapshot: None,
             undo_command: None,
-            open_by: open_for_writing(self.store.path()),
+            open_by: open_for_writing(self.store.tree()),
             restored: plan.restored_files(),
             removed: plan.removed_files,
             unchanged: plan.unchanged_files,
@@ -312,9 +316,10 @@ impl SnapshotManager {
     /// What of the plan can't be restored because no pack holds it.
     fn unavailable(&self, plan: &Plan) -> Vec<VerifyError> {
         let files = plan.puts.iter().filter(|put| put.version.is_file() && put.same_as.is_none());
+        let is_stored = |id: ContentId| self.packs.contains(&id);
         let lacking = files.filter(|put| match &put.version.node {
-            crate::state::Node::File { content, .. } => content.is_none_or(|id| !self.packs.contains(&id)),
-            _ => false,
+            Node::File { content: None, .. } => true,
+            _ => !put.version.contents().all(is_stored),
         });
         let error = |put: &plan::Put| VerifyError {
             path: put.path.to_string(),
@@ -360,13 +365,4 @@ fn not_restorable(failures: Vec<Failure>) -> Error {
         Some((path, error)) => Error::NotRestorable { count, path: path.to_string(), detail: error.to_string() },
         None => Error::NotRestorable { count, path: String::new(), detail: String::new() },
     }
-}
-
-/// As a POSIX shell takes it for one word.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,7 +1,6 @@
 //! Modes, owners, times and extended attributes, by descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, flistxattr,
@@ -9,7 +8,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::tree::stat_of;
+use super::owner::user;
+use super::tree::{AsNative, stat_of};
 use crate::state::{Attribute, FileTime, Meta};
 
 /// Whether set-uid and set-gid bits and file capabilities are restored. They are withheld unless somebody asks: a
@@ -50,7 +50,7 @@ fn is_kept(name: &[u8]) -> bool {
 }
 
 /// Reads the extended attributes that are kept, in order of their names. None where the filesystem has none.
-pub(crate) fn read_attributes(file: &impl AsFd) -> io::Result<Vec<Attribute>> {
+pub(crate) fn read_attributes(file: &impl AsNative) -> io::Result<Vec<Attribute>> {
     let names = match grow(|buffer| flistxattr(file, buffer)) {
         Ok(names) => names,
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
@@ -86,9 +86,9 @@ fn grow(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Re
 /// Gives an open file or directory the metadata `meta`: attributes first, since the mode may forbid them, times last.
 ///
 /// The owner is set where this user may; a failure to is no error.
-pub(crate) fn write_meta(file: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
+pub(crate) fn write_meta(file: &impl AsNative, meta: &Meta) -> io::Result<()> {
     write_attributes(file, meta)?;
-    let now = stat_of(&file)?;
+    let now = stat_of(file)?;
     if (now.uid, now.gid) != (meta.uid, meta.gid) {
         let owned = fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
         ignore_forbidden(owned)?;
@@ -98,14 +98,14 @@ pub(crate) fn write_meta(file: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
 }
 
 /// Gives the symbolic link `name` in `dir` the owner and time of `meta`.
-pub(crate) fn write_symlink_meta(dir: &impl AsFd, name: &[u8], meta: &Meta) -> io::Result<()> {
+pub(super) fn write_symlink_meta(dir: &impl AsNative, name: &[u8], meta: &Meta) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     ignore_forbidden(chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
     Ok(utimensat(dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn write_attributes(file: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
-    let there = read_attributes(&file)?;
+fn write_attributes(file: &impl AsNative, meta: &Meta) -> io::Result<()> {
+    let there = read_attributes(file)?;
     for attribute in &meta.attributes {
         if !there.contains(attribute) {
             fsetxattr(file, attribute.name.as_slice(), &attribute.value, XattrFlags::empty())?;
@@ -131,4 +131,31 @@ fn times(mtime: FileTime) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
         last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() },
     }
+}
+
+/// Whether the metadata is the same, apart from an owner that this user can't give, and the mode of a symbolic link, which has none.
+pub(crate) fn same_meta(wanted: &Meta, found: &Meta, symlink: bool) -> bool {
+    let same_owner = (wanted.uid, wanted.gid) == (found.uid, found.gid) || user() != 0;
+    same_owner
+        && (wanted.mode == found.mode || symlink)
+        && wanted.mtime == found.mtime
+        && wanted.attributes == found.attributes
+}
+
+/// What of the metadata is other than wanted, in words.
+pub(crate) fn meta_detail(wanted: &Meta, found: &Meta) -> String {
+    let mut parts = Vec::new();
+    if wanted.mode != found.mode {
+        parts.push(format!("its mode is {:o}, {:o} expected", found.mode, wanted.mode));
+    }
+    if (wanted.uid, wanted.gid) != (found.uid, found.gid) {
+        parts.push(format!("its owner is {}:{}, {}:{} expected", found.uid, found.gid, wanted.uid, wanted.gid));
+    }
+    if wanted.mtime != found.mtime {
+        parts.push("its modification time differs".to_owned());
+    }
+    if wanted.attributes != found.attributes {
+        parts.push("its extended attributes differ".to_owned());
+    }
+    parts.join("; ")
 }

@@ -4,24 +4,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use super::tree::Tree;
+use crate::platform::OpenBy;
 
-/// A process that can write to a file of the store through a descriptor it has open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenBy {
-    /// Its process id.
-    pub pid: u32,
-    /// When it started, in clock ticks since the machine did: tells it from a later process with the same id.
-    pub start_time: u64,
-    /// Its name.
-    pub command: String,
-    /// One of the files it has open, relative to the store.
-    pub path: String,
-}
-
-/// Lists processes, other than this one, with a file below `root` open for writing. Processes of other users are seen
+/// Lists processes, other than this one, with a file of `tree` open for writing. Processes of other users are seen
 /// only where this user may look at their descriptors.
-pub(crate) fn open_for_writing(root: &Path) -> Vec<OpenBy> {
+pub(crate) fn open_for_writing(tree: &Tree) -> Vec<OpenBy> {
+    let root = tree.path();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let mut found: Vec<_> = processes
         .flatten()
@@ -82,7 +71,7 @@ mod tests {
         };
         let mut writer = hold(Stdio::null(), fs::File::create(root.join("written")).unwrap().into());
         let mut reader = hold(fs::File::open(root.join("read")).unwrap().into(), Stdio::null());
-        let found = open_for_writing(&root);
+        let found = open_for_writing(&Tree::open(&root).unwrap());
         for process in [&mut writer, &mut reader] {
             process.kill().unwrap();
             process.wait().unwrap();

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -15,8 +15,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::meta::write_symlink_meta;
 use crate::path::StorePath;
-use crate::state::FileTime;
+use crate::platform::{Listed, NodeKind, Refusal, Stat};
+use crate::state::{FileTime, Meta};
 
 /// `openat2` answers EAGAIN when a rename elsewhere kept it from proving that a path stays inside: try again so often.
 const RACE_TRIES: usize = 64;
@@ -24,30 +26,11 @@ const RACE_TRIES: usize = 64;
 /// Up to so many files are synchronised one by one.
 const FEW: usize = 1_000;
 
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NodeKind {
-    File,
-    Directory,
-    Symlink,
-    /// A FIFO, socket or device.
-    Special,
-}
+/// A step of the slowest kernel clock (100 Hz) and one more, in which a change may get the time of the one before.
+pub(crate) const CLOCK_STEP_NANOSECONDS: i128 = 20_000_000;
 
-/// What the filesystem knows about a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) kind: NodeKind,
-    pub(crate) inode: u64,
-    pub(crate) links: u32,
-    pub(crate) size: u64,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: FileTime,
-    pub(crate) ctime: FileTime,
-    pub(crate) device: (u32, u32),
-}
+/// What is open.
+pub(crate) use std::os::fd::AsFd as AsNative;
 
 impl From<Statx> for Stat {
     fn from(found: Statx) -> Self {
@@ -71,14 +54,6 @@ impl From<Statx> for Stat {
             device: (found.stx_dev_major, found.stx_dev_minor),
         }
     }
-}
-
-/// One name of a directory.
-pub(crate) struct Listed {
-    pub(crate) name: Vec<u8>,
-    pub(crate) stat: Stat,
-    /// Where it points, if it is a symbolic link.
-    pub(crate) target: Vec<u8>,
 }
 
 /// An open directory and everything below it on the same filesystem.
@@ -147,6 +122,11 @@ impl Tree {
         }
     }
 
+    /// How the tree itself spells `path`; `None` if there is no such name.
+    pub(crate) fn spelling(&self, path: &StorePath) -> io::Result<Option<StorePath>> {
+        Ok(self.stat(path)?.map(|_| path.clone()))
+    }
+
     /// What is in the directory `path`, in no particular order. Names that vanish meanwhile are left out.
     pub(crate) fn list(&self, path: &[u8]) -> io::Result<Vec<Listed>> {
         let dir = self.open_dir(path)?;
@@ -174,10 +154,11 @@ impl Tree {
         Ok(mkdirat(&parent, name, Mode::RWXU)?)
     }
 
-    /// Makes a symbolic link.
-    pub(crate) fn make_symlink(&self, target: &[u8], path: &StorePath) -> io::Result<()> {
+    /// Makes a symbolic link, with the owner and time of `meta`.
+    pub(crate) fn make_symlink(&self, target: &[u8], meta: &Meta, path: &StorePath) -> io::Result<()> {
         let (parent, name) = self.open_parent(path)?;
-        Ok(symlinkat(target, &parent, name)?)
+        symlinkat(target, &parent, name)?;
+        write_symlink_meta(&parent, name, meta)
     }
 
     /// Makes `path` another name of the file `existing`.
@@ -209,11 +190,6 @@ impl Tree {
         Ok(unlinkat(&parent, name, flags)?)
     }
 
-    /// The directory of `path`, opened for metadata of the name `path` ends in.
-    pub(crate) fn at<'a>(&self, path: &'a StorePath) -> io::Result<(OwnedFd, &'a [u8])> {
-        self.open_parent(path)
-    }
-
     /// Opens a file or directory for changing its metadata, even where its mode forbids reading it.
     pub(crate) fn open_for_meta(&self, path: &StorePath) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -226,8 +202,18 @@ impl Tree {
         }
     }
 
+    /// Opens a directory of which `meta` is known to its owner, if its mode forbids changing it.
+    pub(crate) fn let_in(&self, path: &StorePath, meta: &Meta) -> io::Result<()> {
+        if meta.mode & 0o300 == 0o300 { Ok(()) } else { self.make_usable(path) }
+    }
+
+    /// Whether `stat` is that of something on another filesystem.
+    pub(crate) fn is_elsewhere(&self, stat: &Stat) -> bool {
+        stat.device != self.device
+    }
+
     /// Gives the owner every permission on a file or directory.
-    pub(crate) fn make_usable(&self, path: &StorePath) -> io::Result<()> {
+    fn make_usable(&self, path: &StorePath) -> io::Result<()> {
         let handle = self.open_beneath(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = stat_of(&handle)?;
         if stat.kind == NodeKind::Symlink {
@@ -259,13 +245,13 @@ impl Tree {
 }
 
 /// What an open file is now.
-pub(crate) fn stat_of(file: &impl AsFd) -> io::Result<Stat> {
+pub(crate) fn stat_of(file: &impl AsNative) -> io::Result<Stat> {
     Ok(statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?.into())
 }
 
 impl Stat {
     /// What the open file is now.
-    pub(crate) fn of(file: &impl AsFd) -> io::Result<Self> {
+    pub(crate) fn of(file: &impl AsNative) -> io::Result<Self> {
         stat_of(file)
     }
 }
@@ -291,7 +277,18 @@ fn look_at(dir: &OwnedFd, name: &CStr) -> io::Result<Listed> {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+    refusal(error) == Refusal::Gone
+}
+
+/// Why a name was not opened.
+pub(crate) fn refusal(error: &io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Refusal::Gone,
+        // A mount of the same filesystem: the name belongs to another tree.
+        Some(Errno::XDEV) => Refusal::Mount,
+        Some(Errno::NAMETOOLONG) => Refusal::TooLong,
+        _ => Refusal::Other,
+    }
 }
 
 /// The clock that the kernel stamps files with, in its steps.
@@ -304,16 +301,4 @@ pub(crate) fn clock() -> FileTime {
 pub(crate) fn device_of(path: &Path) -> io::Result<(u32, u32)> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     Ok(stat_of(&open(path, flags, Mode::empty())?)?.device)
-}
-
-/// The owner and the permission bits of `path` itself.
-pub(crate) fn owner_and_mode(path: &Path) -> io::Result<(u32, u32)> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let stat = stat_of(&open(path, flags, Mode::empty())?)?;
-    Ok((stat.uid, stat.mode))
-}
-
-/// The user this process acts as.
-pub(crate) fn user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
