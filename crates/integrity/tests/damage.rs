@@ -110,7 +110,7 @@ fn a_flipped_bit_in_the_catalogue_is_noticed_and_a_rebuild_helps() {
     let catalogue = place.vault().join("catalogue.sqlite");
     let bytes = fs::read(&catalogue).unwrap();
     let mut noticed = 0;
-    for at in (0..bytes.len()).step_by(if cfg!(windows) { 997 } else { 97 }) {
+    for at in (0..bytes.len()).step_by(if cfg!(windows) { 397 } else { 97 }) {
         flip(&catalogue, at);
         let outcome = SnapshotManager::open(place.store()).and_then(|manager| manager.verify(&to(&first), &Silent));
         match outcome {

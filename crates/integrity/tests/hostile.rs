@@ -78,4 +78,3 @@ fn a_file_that_grows_while_it_is_read_is_named() {
     let after = snapshot(&manager);
     assert_eq!((after.unstable.count, after.changed_files), (0, 1), "read again once it stands still");
 }
-

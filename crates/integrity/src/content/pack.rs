@@ -67,7 +67,9 @@ impl Writer {
     fn create(dir: &Path, number: u32) -> Result<Self> {
         let path = dir.join(name(number));
         let mut options = OpenOptions::new();
-        let file = created_with(options.read(true).write(true).create_new(true), 0o600).open(&path).context("create", &path)?;
+        let file = created_with(options.read(true).write(true).create_new(true), 0o600)
+            .open(&path)
+            .context("create", &path)?;
         file.write_all_at(&pack_header(number), 0).context("write", &path)?;
         estop_durable::replace::sync_dir(dir)?;
         Ok(Self { number, path, file, length: HEADER_BYTES, dirty: true })

@@ -6,7 +6,10 @@ mod linux;
 mod node;
 mod open_by;
 #[cfg(windows)]
-#[allow(unsafe_code, reason = "the standard library opens nothing relative to an open directory, and knows no access rules")]
+#[allow(
+    unsafe_code,
+    reason = "the standard library opens nothing relative to an open directory, and knows no access rules"
+)]
 mod windows;
 
 #[cfg(target_os = "linux")]

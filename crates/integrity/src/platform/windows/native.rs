@@ -10,8 +10,9 @@ use std::ptr::{null, null_mut};
 use estop_durable::access::Descriptor;
 use windows_sys::Wdk::Foundation::OBJECT_ATTRIBUTES;
 use windows_sys::Wdk::Storage::FileSystem::{
-    FILE_CREATE, FILE_DIRECTORY_FILE, FILE_INFORMATION_CLASS, FILE_NON_DIRECTORY_FILE, FILE_OPEN, FILE_OPEN_FOR_BACKUP_INTENT,
-    FILE_OPEN_REPARSE_POINT, FILE_OVERWRITE_IF, FILE_SYNCHRONOUS_IO_NONALERT, NtCreateFile, NtQueryInformationFile, NtSetInformationFile,
+    FILE_CREATE, FILE_DIRECTORY_FILE, FILE_INFORMATION_CLASS, FILE_NON_DIRECTORY_FILE, FILE_OPEN,
+    FILE_OPEN_FOR_BACKUP_INTENT, FILE_OPEN_REPARSE_POINT, FILE_OVERWRITE_IF, FILE_SYNCHRONOUS_IO_NONALERT,
+    NtCreateFile, NtQueryInformationFile, NtSetInformationFile,
 };
 use windows_sys::Win32::Foundation::{
     ERROR_DELETE_PENDING, NTSTATUS, OBJ_CASE_INSENSITIVE, RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW,
@@ -141,9 +142,8 @@ pub(super) unsafe fn ask<T: Default>(file: &impl AsHandle, class: FILE_INFORMATI
     let (mut value, mut answer) = (T::default(), nothing());
     let handle = file.as_handle().as_raw_handle();
     // SAFETY: the place has the length that is given, and both live until the call returns.
-    let status = unsafe {
-        NtQueryInformationFile(handle, &raw mut answer, (&raw mut value).cast(), length_of::<T>(), class)
-    };
+    let status =
+        unsafe { NtQueryInformationFile(handle, &raw mut answer, (&raw mut value).cast(), length_of::<T>(), class) };
     // A warning: what stands behind the structure (a name) is cut off.
     if status == STATUS_BUFFER_OVERFLOW { Ok(value) } else { check(status).map(|()| value) }
 }
@@ -154,9 +154,7 @@ pub(super) fn tell(file: &impl AsHandle, class: FILE_INFORMATION_CLASS, bytes: &
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let handle = file.as_handle().as_raw_handle();
     // SAFETY: the bytes have that length, and both places live until the call returns.
-    check(unsafe {
-        NtSetInformationFile(handle, &raw mut answer, bytes.as_ptr().cast::<c_void>(), length, class)
-    })
+    check(unsafe { NtSetInformationFile(handle, &raw mut answer, bytes.as_ptr().cast::<c_void>(), length, class) })
 }
 
 pub(super) fn nothing() -> IO_STATUS_BLOCK {

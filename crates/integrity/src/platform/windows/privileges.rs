@@ -38,9 +38,8 @@ fn enable(name: PCWSTR) -> io::Result<bool> {
     let wanted = LUID_AND_ATTRIBUTES { Luid: luid, Attributes: SE_PRIVILEGE_ENABLED };
     let wanted = TOKEN_PRIVILEGES { PrivilegeCount: 1, Privileges: [wanted] };
     // SAFETY: the structure lives until the call returns; what was before is not asked for.
-    let adjusted = unsafe {
-        AdjustTokenPrivileges(token.as_raw_handle(), 0, &raw const wanted, 0, null_mut(), null_mut())
-    };
+    let adjusted =
+        unsafe { AdjustTokenPrivileges(token.as_raw_handle(), 0, &raw const wanted, 0, null_mut(), null_mut()) };
     // It succeeds too where the process lacks the privilege, and tells that only so.
     // SAFETY: reads a number of this thread.
     Ok(adjusted != 0 && unsafe { GetLastError() } == ERROR_SUCCESS)

@@ -9,8 +9,8 @@ use windows_sys::Win32::Foundation::{
     STATUS_ACCESS_DENIED, STATUS_BUFFER_TOO_SMALL, STATUS_INVALID_OWNER, STATUS_PRIVILEGE_NOT_HELD,
 };
 use windows_sys::Win32::Security::{
-    DACL_SECURITY_INFORMATION, GROUP_SECURITY_INFORMATION, OWNER_SECURITY_INFORMATION, SE_DACL_AUTO_INHERITED,
-    SE_DACL_AUTO_INHERIT_REQ,
+    DACL_SECURITY_INFORMATION, GROUP_SECURITY_INFORMATION, OWNER_SECURITY_INFORMATION, SE_DACL_AUTO_INHERIT_REQ,
+    SE_DACL_AUTO_INHERITED,
 };
 
 use super::native::{Failed, bytes_of, check, place};
@@ -31,8 +31,7 @@ pub(super) fn read(file: &impl AsHandle, parts: u32) -> io::Result<Vec<u8>> {
         let mut needed = 0;
         let handle = file.as_handle().as_raw_handle();
         // SAFETY: the place has that length, and both live until the call returns.
-        let status =
-            unsafe { NtQuerySecurityObject(handle, parts, buffer.as_mut_ptr().cast(), room, &raw mut needed) };
+        let status = unsafe { NtQuerySecurityObject(handle, parts, buffer.as_mut_ptr().cast(), room, &raw mut needed) };
         match check(status) {
             Ok(()) => return Ok(cut(bytes_of(&buffer), needed)),
             Err(Failed(STATUS_BUFFER_TOO_SMALL)) if needed > room => buffer = place(needed as usize),
@@ -54,9 +53,10 @@ pub(super) fn write(file: &impl AsHandle, parts: u32, descriptor: &[u8]) -> Resu
         buffer[at] = u64::from_le_bytes(eight);
     }
     // That the rules were handed down by a directory is taken over only if it is asked for.
-    if descriptor.get(CONTROL..CONTROL + 2).is_some_and(|bits| {
-        u16::from_le_bytes([bits[0], bits[1]]) & SE_DACL_AUTO_INHERITED != 0
-    }) {
+    if descriptor
+        .get(CONTROL..CONTROL + 2)
+        .is_some_and(|bits| u16::from_le_bytes([bits[0], bits[1]]) & SE_DACL_AUTO_INHERITED != 0)
+    {
         buffer[0] |= u64::from(SE_DACL_AUTO_INHERIT_REQ) << (8 * CONTROL);
     }
     // SAFETY: the buffer holds a descriptor of the system's own and lives until the call returns.

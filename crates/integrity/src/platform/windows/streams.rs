@@ -11,8 +11,8 @@ use windows_sys::Wdk::Storage::FileSystem::{
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, STATUS_BUFFER_OVERFLOW};
 use windows_sys::Win32::Storage::FileSystem::{DELETE, FILE_GENERIC_READ, FILE_GENERIC_WRITE};
 
-use super::native::{Failed, Wanted, bytes_of, check, nothing, number, open_at, place, tell, units};
 use super::names::{from_units, to_units};
+use super::native::{Failed, Wanted, bytes_of, check, nothing, number, open_at, place, tell, units};
 use super::tree::AsNative;
 use crate::Result;
 use crate::content::{Packs, Sink};
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn the_streams_beside_the_content_are_told_from_it() {
-        let answer = [entry("::$DATA", 7, false), entry(":Zone.Identifier:$DATA", 26, false), entry(":x:$OTHER", 1, true)];
+        let answer =
+            [entry("::$DATA", 7, false), entry(":Zone.Identifier:$DATA", 26, false), entry(":x:$OTHER", 1, true)];
         let found = parse(&answer.concat());
         let found: Vec<_> = found.iter().map(|stream| (stream.name.as_slice(), stream.size)).collect();
         assert_eq!(found, [(&b"Zone.Identifier"[..], 26)]);

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use windows_sys::Wdk::Storage::FileSystem::{
     FILE_ALL_INFORMATION, FILE_DISPOSITION_DELETE, FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE,
-    FILE_DISPOSITION_POSIX_SEMANTICS, FILE_INFORMATION_CLASS, FILE_NAMES_INFORMATION, FILE_RENAME_INFORMATION,
-    FILE_RENAME_IGNORE_READONLY_ATTRIBUTE, FILE_RENAME_POSIX_SEMANTICS, FILE_RENAME_REPLACE_IF_EXISTS,
-    FileAllInformation, FileDispositionInformation, FileDispositionInformationEx, FileLinkInformation,
-    FileNamesInformation, FileRenameInformation, FileRenameInformationEx, NtQueryDirectoryFile,
+    FILE_DISPOSITION_POSIX_SEMANTICS, FILE_INFORMATION_CLASS, FILE_NAMES_INFORMATION,
+    FILE_RENAME_IGNORE_READONLY_ATTRIBUTE, FILE_RENAME_INFORMATION, FILE_RENAME_POSIX_SEMANTICS,
+    FILE_RENAME_REPLACE_IF_EXISTS, FileAllInformation, FileDispositionInformation, FileDispositionInformationEx,
+    FileLinkInformation, FileNamesInformation, FileRenameInformation, FileRenameInformationEx, NtQueryDirectoryFile,
 };
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_BUFFER_OVERFLOW, ERROR_DELETE_PENDING, ERROR_DIRECTORY, ERROR_FILENAME_EXCED_RANGE,
-    ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION, ERROR_STOPPED_ON_SYMLINK,
+    ERROR_ACCESS_DENIED, ERROR_BUFFER_OVERFLOW, ERROR_DELETE_PENDING, ERROR_DIRECTORY, ERROR_FILE_NOT_FOUND,
+    ERROR_FILENAME_EXCED_RANGE, ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION, ERROR_STOPPED_ON_SYMLINK,
     STATUS_NO_MORE_FILES, STATUS_NO_SUCH_FILE,
 };
 use windows_sys::Win32::Storage::FileSystem::{
@@ -34,9 +34,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 use super::meta::{KEPT, moment, write_basic};
 use super::names::{from_units, to_units};
-use super::native::{
-    Failed, Wanted, ask, bytes_of, check, nothing, number, open_at, place, tell, units,
-};
+use super::native::{Failed, Wanted, ask, bytes_of, check, nothing, number, open_at, place, tell, units};
 use super::owner::TO_USE;
 use super::privileges::may_restore;
 use super::{reparse, security};
