@@ -1,6 +1,6 @@
 //! estop: an emergency stop for programs that run on their own.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod brain;
 pub mod cli;
@@ -8,4 +8,5 @@ pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod failure;
+mod platform;
 pub mod site;

@@ -1,15 +1,14 @@
 //! Where one estop lives: its configuration, its state directory, its run directory.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use estop_watchdog::emergency::{Groups, Instance};
-use estop_watchdog::job::linux::{self, Places};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::registry::RunDir;
 
 use crate::config::{Config, Daemon, Surroundings};
 use crate::failure::{Failure, Result};
+use crate::platform::{channel, places};
 
 /// Where one estop lives.
 #[derive(Clone, Debug)]
@@ -39,7 +38,7 @@ pub struct Choice {
 
 impl Choice {
     fn file(&self) -> Option<PathBuf> {
-        self.config.clone().or_else(|| Some(default_config()).filter(|path| path.exists()))
+        self.config.clone().or_else(|| Some(places::default_config()).filter(|path| path.exists()))
     }
 }
 
@@ -74,11 +73,11 @@ impl Site {
     fn of(choice: &Choice, config: Config, configured: bool) -> Result<Self> {
         let state_dir = choice.state_dir.clone().or_else(|| config.estop.state_dir.clone());
         let chosen = state_dir.is_some();
-        let state_dir = absolute(&state_dir.unwrap_or_else(default_state_dir))?;
+        let state_dir = absolute(&state_dir.unwrap_or_else(places::default_state_dir))?;
         let run_dir = match choice.run_dir.clone().or_else(|| config.estop.run_dir.clone()) {
             Some(run_dir) => absolute(&run_dir)?,
             None if chosen => state_dir.join("run"),
-            None => default_run_dir().unwrap_or_else(|| state_dir.join("run")),
+            None => places::default_run_dir().unwrap_or_else(|| state_dir.join("run")),
         };
         Ok(Self { config, configured, state_dir, run_dir, chosen })
     }
@@ -114,16 +113,7 @@ impl Site {
     pub fn open_state_dir(&self) -> Result<()> {
         let path = &self.state_dir;
         estop_durable::replace::create_dir(path, 0o700)?;
-        let metadata = std::fs::metadata(path).map_err(|error| Failure::io("look at", path, &error))?;
-        let own = rustix::process::geteuid().as_raw();
-        if metadata.uid() == own && metadata.mode() & 0o022 == 0 {
-            return Ok(());
-        }
-        let whose = format!("belongs to user {} with mode {:o}", metadata.uid(), metadata.mode() & 0o7777);
-        Err(Failure::usage(
-            format!("others could change the state in {}: it {whose}", path.display()),
-            format!("chown {own} {0} && chmod 700 {0}", path.display()),
-        ))
+        places::refuse_strangers(path)
     }
 
     /// The latch.
@@ -133,32 +123,19 @@ impl Site {
 
     /// The name of this estop's group of jobs in the system: the same for the same state directory.
     pub fn instance(&self) -> String {
-        let path = self.state_dir.canonicalize().unwrap_or_else(|_| self.state_dir.clone());
+        let path = dunce::canonicalize(&self.state_dir).unwrap_or_else(|_| self.state_dir.clone());
         blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned()
     }
 
     /// The estops that `now` stops: this one, and for root, unless it chose one, every other of root's that has jobs, and
     /// every user's.
     pub fn instances(&self) -> Vec<Instance> {
-        let everyone = !self.chosen && rustix::process::geteuid().is_root();
+        let everyone = !self.chosen && places::is_privileged();
         let groups = if everyone { Groups::All } else { Groups::Of(self.instance()) };
         let (run_dir, state_dir) = (self.run_dir.clone(), Some(self.state_dir.clone()));
         let mut instances = vec![Instance { run_dir, state_dir, groups, keeps_incident: true }];
         if everyone {
-            for Places { run_dir, state_dir } in
-                linux::instances().into_iter().filter(|other| other.run_dir != self.run_dir)
-            {
-                let state_dir = Some(state_dir);
-                instances.push(Instance { run_dir, state_dir, groups: Groups::Nobodys, keeps_incident: false });
-            }
-            for user in std::fs::read_dir("/run/user").into_iter().flatten().flatten() {
-                let run_dir = user.path().join("estop");
-                if run_dir.is_dir() {
-                    // Its latch is set by its own guardians; root does not write where a user could have put a link.
-                    let groups = Groups::Nobodys;
-                    instances.push(Instance { run_dir, state_dir: None, groups, keeps_incident: false });
-                }
-            }
+            instances.extend(places::others(&self.run_dir));
         }
         instances
     }
@@ -178,9 +155,9 @@ impl Site {
         self.state_dir.join("logs").join(format!("{name}.log"))
     }
 
-    /// The daemon's socket.
+    /// What shows that the daemon is there, and where.
     pub fn brain_socket(&self) -> PathBuf {
-        self.run_dir.join("brain.sock")
+        self.run_dir.join(channel::NAME)
     }
 }
 
@@ -208,37 +185,4 @@ fn salvage(file: &Path) -> Daemon {
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Failure::usage(format!("{} is no path: {error}", path.display()), ""))
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn from_environment(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
-}
-
-fn home() -> PathBuf {
-    from_environment("HOME").unwrap_or_else(|| PathBuf::from("/"))
-}
-
-fn default_config() -> PathBuf {
-    if is_root() {
-        return PathBuf::from("/etc/estop/estop.toml");
-    }
-    from_environment("XDG_CONFIG_HOME").unwrap_or_else(|| home().join(".config")).join("estop/estop.toml")
-}
-
-fn default_state_dir() -> PathBuf {
-    if is_root() {
-        return PathBuf::from("/var/lib/estop");
-    }
-    from_environment("XDG_STATE_HOME").unwrap_or_else(|| home().join(".local/state")).join("estop")
-}
-
-fn default_run_dir() -> Option<PathBuf> {
-    if is_root() {
-        return Some(PathBuf::from("/run/estop"));
-    }
-    from_environment("XDG_RUNTIME_DIR").map(|dir| dir.join("estop"))
 }

@@ -1,10 +1,11 @@
 //! Names inside a store: bytes, relative, never leading out.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::platform::given;
+use crate::platform::{from_path, given};
 use crate::{Error, Result};
 
 /// The path of something inside a store: bytes (names need not be UTF-8), components separated by `/`, relative to the
@@ -23,6 +24,14 @@ impl StorePath {
         let trimmed = given.strip_prefix(b"./").unwrap_or(&given);
         let trimmed = trimmed.strip_suffix(b"/").unwrap_or(trimmed);
         if is_inside(trimmed) { Ok(Self(trimmed.into())) } else { Err(invalid(bytes)) }
+    }
+
+    /// Takes a relative `path` of the system's as one inside a store.
+    ///
+    /// # Errors
+    /// As [`StorePath::new`].
+    pub fn of(path: &Path) -> Result<Self> {
+        Self::new(&from_path(path))
     }
 
     /// The store's own directory.

@@ -1,17 +1,13 @@
 //! What the brain is asked over its socket: one JSON object a line each way, for the same user and root, and for nobody
 //! inside a job.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::{Code, Failure, Result};
+use crate::platform::{Unanswered, channel};
 use crate::site::Site;
 
 /// How long an answer is waited for. Starting a workload may include a snapshot.
@@ -76,13 +72,6 @@ pub enum Presence {
     Away,
 }
 
-/// Why there is no answer.
-enum Unanswered {
-    Away(String),
-    Silent(Option<u32>),
-    Failed(Failure),
-}
-
 /// Asks the brain. What takes its time is asked only of one that answers at all.
 ///
 /// # Errors
@@ -92,9 +81,12 @@ pub fn request(site: &Site, call: &Call) -> Result<Value> {
     let answer = if prompt {
         ask(site, call, PROMPT)
     } else {
-        ask(site, &Call::Status, PATIENT).and_then(|_| ask(site, call, ANSWER_WAIT))
+        ask(site, &Call::Status, PATIENT).and_then(|status| match status {
+            Ok(_) => ask(site, call, ANSWER_WAIT),
+            Err(refused) => Ok(Err(refused)),
+        })
     };
-    answer.map_err(|unanswered| match unanswered {
+    answer.unwrap_or_else(|unanswered| Err(match unanswered {
         Unanswered::Away(detail) => {
             let message = format!("the daemon cannot be reached at {}: {detail}", site.brain_socket().display());
             Failure::new(Code::Unreachable, "no-daemon", message, "start it with `estop up`")
@@ -105,37 +97,28 @@ pub fn request(site: &Site, call: &Call) -> Result<Value> {
             let hint = "it is stopped or hangs: end it and start it again, workloads go on; `estop now` and `estop stop` do not need it";
             Failure::new(Code::Unreachable, "daemon-silent", message, hint)
         }
-        Unanswered::Failed(failure) => failure,
-    })
+    }))
 }
 
 /// Looks whether the brain is there.
 pub fn look(site: &Site) -> Presence {
     match ask(site, &Call::Status, PROMPT) {
-        Ok(status) => Presence::Answers(status),
+        Ok(Ok(status)) => Presence::Answers(status),
         Err(Unanswered::Silent(pid)) => Presence::Silent(pid),
-        Err(Unanswered::Away(_) | Unanswered::Failed(_)) => Presence::Away,
+        Ok(Err(_)) | Err(Unanswered::Away(_)) => Presence::Away,
     }
 }
 
-fn ask(site: &Site, call: &Call, wait: Duration) -> std::result::Result<Value, Unanswered> {
-    let away = |error: std::io::Error| Unanswered::Away(error.to_string());
-    let mut stream = connect(&site.brain_socket()).map_err(away)?;
-    let pid = socket_peercred(&stream).ok().map(|peer| peer.pid.as_raw_pid().cast_unsigned());
-    stream.set_read_timeout(Some(wait)).map_err(away)?;
+/// The brain's answer, as far as there is one.
+fn ask(site: &Site, call: &Call, wait: Duration) -> std::result::Result<Result<Value>, Unanswered> {
     let question = serde_json::to_string(call).unwrap_or_default() + "\n";
-    stream.write_all(question.as_bytes()).map_err(away)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Unanswered::Silent(pid),
-        _ => away(error),
-    })?;
+    let line = channel::ask(&site.run_dir, &question, wait)?;
     match serde_json::from_str(&line) {
-        Ok(Answer::Done(value)) => Ok(value),
+        Ok(Answer::Done(value)) => Ok(Ok(value)),
         Ok(Answer::Failed { code: number, kind, message, hint }) => {
             let known = [Code::Usage, Code::NotProven, Code::Refused, Code::Unreachable];
             let code = known.into_iter().find(|known| *known as u8 == number).unwrap_or(Code::Failed);
-            Err(Unanswered::Failed(Failure::new(code, leaked(kind), message, hint)))
+            Ok(Err(Failure::new(code, leaked(kind), message, hint)))
         }
         Err(error) => Err(Unanswered::Away(format!("its answer is not understood: {error}"))),
     }
@@ -144,15 +127,4 @@ fn ask(site: &Site, call: &Call, wait: Duration) -> std::result::Result<Value, U
 /// The kinds are few and fixed; this process ends right after.
 fn leaked(kind: String) -> &'static str {
     Box::leak(kind.into_boxed_str())
-}
-
-/// Connects by way of the opened directory, so that the path may be longer than a socket's.
-fn connect(path: &Path) -> std::io::Result<UnixStream> {
-    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?;
-    UnixStream::connect(short(&directory, path))
-}
-
-/// The path of a socket by way of its opened directory.
-pub fn short(directory: &std::fs::File, path: &Path) -> std::path::PathBuf {
-    Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(path.file_name().unwrap_or_default())
 }

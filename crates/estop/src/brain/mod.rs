@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use estop_durable::lock::Lock;
 use estop_recovery::IncidentStore;
 use estop_watchdog::emergency::settle_abandoned;
+use estop_watchdog::guardian::Watched;
 use estop_watchdog::job::Exit;
-use estop_watchdog::job::linux::procfs;
 use estop_watchdog::registry::{JobDir, RunDir};
 use estop_watchdog::stop::StoppedBy;
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc};
 
 use crate::engine::keys::Keys;
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::channel::Listener;
 use crate::site::Site;
 use supervise::{Order, Supervisor};
 
@@ -58,11 +58,12 @@ pub struct Brain {
     down: mpsc::Sender<()>,
 }
 
-/// Runs the brain until it is told to end. `ready` is called when it answers.
+/// Runs the brain until it is told to end: by `down`, or by `end`, which says whether the workloads are to end too. `ready` is
+/// called when it answers.
 ///
 /// # Errors
 /// If it cannot start: the configuration is wrong, or another brain runs.
-pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
+pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: impl FnOnce()) -> Result<()> {
     let run_dir = site.open_run_dir()?;
     let lock = Lock::acquire(&run_dir.path().join("brain.lock"), LOCK_WAIT).map_err(|error| {
         Failure::new(Code::Refused, "locked", format!("another estop runs here: {error}"), "`estop down` ends it")
@@ -76,7 +77,7 @@ pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
     }
     let brain =
         Arc::new(Brain { site, keys: OnceCell::new(), started: Instant::now(), known: Mutex::default(), orders, down });
-    let listener = server::listen(&brain.site)?;
+    let listener = Listener::bind(&brain.site.run_dir)?;
     tokio::spawn(server::serve(Arc::clone(&brain), listener));
     let supervisors: Vec<_> = inboxes
         .into_iter()
@@ -88,25 +89,16 @@ pub async fn run(site: Site, ready: impl FnOnce()) -> Result<()> {
     });
     tokio::spawn(schedule::run(Arc::clone(&brain)));
     ready();
-    let stop_workloads = wait_for_end(&mut told_down).await?;
+    let stop_workloads = tokio::select! {
+        _ = told_down.recv() => true,
+        told = end => told?,
+    };
     if stop_workloads {
         brain.stop_all(supervisors).await;
     }
     let _ = std::fs::remove_file(brain.site.brain_socket());
     drop(lock);
     Ok(())
-}
-
-/// Waits for the end. Whether the workloads are to end too: by `down` and by a person's Ctrl-C they are; a service manager's
-/// SIGTERM is for the brain alone, and the next one adopts them.
-async fn wait_for_end(told_down: &mut mpsc::Receiver<()>) -> Result<bool> {
-    let watch = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot watch for signals: {error}"), ""));
-    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
-    Ok(tokio::select! {
-        _ = told_down.recv() => true,
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => false,
-    })
 }
 
 impl Brain {
@@ -177,7 +169,7 @@ impl Brain {
     /// Ends what a dead guardian left of the job, and carries its incident through if it ended by an emergency.
     fn settle_job(&self, dir: &JobDir) -> Result<()> {
         let Some(entry) = dir.entry()? else { return Ok(()) };
-        if dir.is_alive()? || entry.starter.and_then(procfs::open).is_some() {
+        if dir.is_alive()? || entry.starter.and_then(Watched::open).is_some() {
             return Ok(());
         }
         let outcome = if let Some(outcome) = dir.outcome()? {

@@ -1,47 +1,29 @@
 //! The brain's socket.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use estop_recovery::Event;
-use estop_watchdog::registry::{RunDir, is_below_a_guardian, is_inside_a_job};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 use super::Brain;
-use super::api::{Answer, Call, short};
+use super::api::{Answer, Call};
 use super::supervise::Order;
 use crate::failure::{Code, Failure, Result};
-use crate::site::Site;
+use crate::platform::channel::{Caller, Listener, authorize};
 
 /// No question is longer, in bytes.
 const QUESTION_LIMIT: u64 = 64 * 1024;
 
-/// Binds the brain's socket.
-///
-/// # Errors
-/// If it cannot be bound.
-pub(super) fn listen(site: &Site) -> Result<UnixListener> {
-    let path = site.brain_socket();
-    // This process holds the brain's lock: a socket that is there is a dead brain's.
-    let _ = std::fs::remove_file(&path);
-    let fail = |error: std::io::Error| Failure::io("listen at", &path, &error);
-    let directory = std::fs::File::open(&site.run_dir).map_err(fail)?;
-    let listener = UnixListener::bind(short(&directory, &path)).map_err(fail)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(listener)
-}
-
 /// Answers until the brain ends.
-pub(super) async fn serve(brain: Arc<Brain>, listener: UnixListener) {
+pub(super) async fn serve(brain: Arc<Brain>, mut listener: Listener) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(caller) => {
                 let brain = Arc::clone(&brain);
                 tokio::spawn(async move {
-                    if let Err(error) = converse(&brain, stream).await {
+                    if let Err(error) = converse(&brain, caller).await {
                         tracing::debug!(%error, "a caller was not answered");
                     }
                 });
@@ -54,9 +36,10 @@ pub(super) async fn serve(brain: Arc<Brain>, listener: UnixListener) {
     }
 }
 
-async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()> {
-    let allowed = authorize(&stream, &brain.site);
-    let (read, mut write) = stream.into_split();
+async fn converse(brain: &Arc<Brain>, caller: Caller) -> std::io::Result<()> {
+    let allowed = authorize(&caller, &brain.site.run_dir)
+        .map_err(|why| Failure::new(Code::Refused, "not-allowed", format!("the daemon does not answer: {why}"), ""));
+    let (read, mut write) = tokio::io::split(caller);
     let mut line = String::new();
     BufReader::new(read.take(QUESTION_LIMIT)).read_line(&mut line).await?;
     let result = match (allowed, serde_json::from_str(&line)) {
@@ -76,24 +59,6 @@ async fn converse(brain: &Arc<Brain>, stream: UnixStream) -> std::io::Result<()>
     let mut text = serde_json::to_string(&answer).unwrap_or_default();
     text.push('\n');
     write.write_all(text.as_bytes()).await
-}
-
-/// The same user or root, and nobody inside a job.
-fn authorize(stream: &UnixStream, site: &Site) -> Result<()> {
-    let refuse =
-        |why: &str| Err(Failure::new(Code::Refused, "not-allowed", format!("the daemon does not answer: {why}"), ""));
-    let Ok(peer) = stream.peer_cred() else { return refuse("the caller is not known") };
-    if peer.uid() != rustix::process::geteuid().as_raw() && peer.uid() != 0 {
-        return refuse("the caller is another user");
-    }
-    match peer.pid().map(i32::cast_unsigned) {
-        // A caller that this PID namespace cannot name is outside of it, and so outside of every job.
-        None | Some(0) => Ok(()),
-        Some(pid) if is_inside_a_job(pid, true) || is_below_a_guardian(&RunDir::at(&site.run_dir), pid) => {
-            refuse("the caller is inside a job")
-        }
-        Some(_) => Ok(()),
-    }
 }
 
 async fn answer(brain: &Arc<Brain>, call: Call) -> Result<Value> {

@@ -1,15 +1,13 @@
 //! Watching over one workload: starting it, adopting it, noticing its end, starting it again.
 
 use std::fs::OpenOptions;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use estop_durable::file::created_with;
 use estop_watchdog::emergency::settle_abandoned;
-use estop_watchdog::guardian::{self, Client, Streams};
-use estop_watchdog::job::linux::{procfs, ready};
+use estop_watchdog::guardian::{self, Client, Streams, Watched, process_id};
 use estop_watchdog::registry::{Entry, JobDir, Outcome};
 use estop_watchdog::stop::{Category, StoppedBy};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -138,7 +136,7 @@ impl Supervisor {
         let dir = self.brain.job(&self.name);
         if dir.is_alive()?
             && let Some(entry) = dir.entry()?
-            && let Some(guardian) = procfs::open(entry.guardian)
+            && let Some(guardian) = Watched::open(entry.guardian)
         {
             let asked = dir.clone();
             let adopted = tokio::task::spawn_blocking(move || Client::new(&asked)?.adopt()).await;
@@ -198,13 +196,13 @@ impl Supervisor {
         let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams))
             .await
             .map_err(|error| Failure::failed(error.to_string(), ""))??;
-        let identity = procfs::identity(guardian.process.id()).and_then(procfs::open);
-        let fd = identity
+        let identity = process_id(guardian.process.id()).and_then(Watched::open);
+        let watched = identity
             .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
         Ok(Running {
             dir: guardian.dir,
             id: guardian.id,
-            ended: watch_end(fd, Some(guardian.process)),
+            ended: watch_end(watched, Some(guardian.process)),
             since: Instant::now(),
         })
     }
@@ -216,10 +214,7 @@ impl Supervisor {
             estop_durable::replace::create_dir(parent, 0o700)?;
         }
         let open = || {
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
+            created_with(OpenOptions::new().append(true).create(true), 0o600)
                 .open(&path)
                 .map_err(|error| Failure::io("open the log", &path, &error))
         };
@@ -388,11 +383,11 @@ fn snapshot_before(brain: &Brain, name: &str, workload: &Workload) -> Result<Sto
 }
 
 /// Watches for the end of a guardian, and reaps it where this process is its parent.
-fn watch_end(guardian: OwnedFd, mut child: Option<Child>) -> watch::Receiver<bool> {
+fn watch_end(guardian: Watched, mut child: Option<Child>) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     // A look now and then needs no thread, which a fork bomb may deny, and takes no failure for the end.
     tokio::spawn(async move {
-        while !ready::readable(&guardian, Duration::ZERO) {
+        while !guardian.has_ended() {
             tokio::time::sleep(LOOK).await;
         }
         if let Some(child) = &mut child {

@@ -190,6 +190,9 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
+    /// What the program's own sandboxes need of a host, also where it has no common shell
+    #[command(name = "__helper", hide = true, subcommand)]
+    Helper(HelperCommand),
     /// The villain of a drill
     #[command(name = "__drill-agent", hide = true)]
     DrillAgent {
@@ -197,6 +200,23 @@ pub enum Command {
         knowledge: PathBuf,
         /// Where it leaves word of what it does
         signs: PathBuf,
+    },
+}
+
+/// What the program's own sandboxes need.
+#[derive(Debug, Subcommand)]
+pub enum HelperCommand {
+    /// Write standard input to a file
+    WriteDown {
+        /// The file
+        to: PathBuf,
+    },
+    /// Be so many processes that sleep, for ten minutes at most
+    Sleepers {
+        /// How many
+        count: u64,
+        /// A file that is made when they are there
+        sign: Option<PathBuf>,
     },
 }
 

@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::failure::{Code, Failure};
+use crate::platform::terminal::takes_colours;
 
 /// How to answer.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ impl Output {
     /// Answers as asked for; colours only for a person at a terminal.
     pub fn new(json: bool, quiet: bool, verbose: u8) -> Self {
         let plain = json || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { json, quiet, verbose, colour: !plain && std::io::stderr().is_terminal() }
+        Self { json, quiet, verbose, colour: !plain && std::io::stderr().is_terminal() && takes_colours() }
     }
 
     /// A result: the object for programs, what `text` makes of it for people.

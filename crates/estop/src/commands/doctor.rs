@@ -1,6 +1,6 @@
 //! `estop doctor`: what this host offers, and what is in the way. It looks and tries; what it makes for that it removes.
 
-mod host;
+mod job;
 mod places;
 
 use std::fmt::Write as _;
@@ -12,11 +12,12 @@ use estop_watchdog::job::Tier;
 use crate::cli::Output;
 use crate::cli::output::{printable, table};
 use crate::failure::{Code, Result};
+use crate::platform::host;
 use crate::site::Site;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Check {
+pub(crate) struct Check {
     name: String,
     ok: bool,
     /// Whether estop does not do its work here while this is not `ok`.
@@ -27,17 +28,17 @@ struct Check {
 }
 
 impl Check {
-    fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { name: name.into(), ok: true, needed: false, detail: detail.into(), hint: String::new() }
     }
 
     /// Something that would be better to have.
-    fn lacking(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn lacking(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { name: name.into(), ok: false, needed: false, detail: detail.into(), hint: hint.into() }
     }
 
     /// Something without which estop does not do its work.
-    fn broken(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn broken(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { needed: true, ..Self::lacking(name, detail, hint) }
     }
 }
@@ -54,7 +55,7 @@ struct Report {
 /// Looks at the host and at this estop's places. 0 if nothing that is needed is broken, else 1.
 #[expect(clippy::unnecessary_wraps, reason = "as every command answers; what is broken is in the report")]
 pub(super) fn doctor(site: &Site, output: &Output) -> Result<Code> {
-    let (tier, mut checks) = host::checks(site);
+    let (tier, mut checks) = host::checks(site, job::limits(site));
     checks.extend(places::checks(site));
     let ok = checks.iter().all(|check| check.ok || !check.needed);
     let report = Report { schema_version: 1, ok, tier, checks };

@@ -1,7 +1,8 @@
 //! One module for each command, or for a few that belong together.
 
 mod config;
-mod doctor;
+pub(crate) mod doctor;
+mod helper;
 mod incident;
 mod now;
 mod record;
@@ -29,6 +30,7 @@ use crate::site::{Choice, Site};
 pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
     match arguments.command {
         Command::Run(ref options) => run::run(&arguments, options, output),
+        Command::Helper(ref command) => helper::main(command),
         Command::DrillAgent { knowledge, signs } => drill::agent::main(&knowledge, &signs),
         Command::Completions { shell } => output.end(completions(shell, output)),
         Command::Man => output.end(manual(output)),
@@ -86,6 +88,7 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Doctor => doctor::doctor(site, output),
         Command::Config(command) => config::config(site, &command, output),
         Command::Run(_)
+        | Command::Helper(_)
         | Command::DrillAgent { .. }
         | Command::Completions { .. }
         | Command::Man

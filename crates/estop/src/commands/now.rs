@@ -4,7 +4,6 @@ use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId, Trigger};
 use estop_watchdog::emergency::{self, Request, Stopped};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::stop::{Category, StopReport};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,6 +12,7 @@ use crate::engine::ballast;
 use crate::engine::record::Recording;
 use crate::engine::response::Emergency;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::processes::raise_descriptor_limit;
 use crate::site::Site;
 
 /// The answer of `now` and `stop`.
@@ -60,6 +60,7 @@ impl Answer {
 /// Only for what is wrong with the request. A stop that is not proven is an answer.
 pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, output: &Output) -> Result<Code> {
     let category = Category::try_from(category).map_err(|message| Failure::usage(message, ""))?;
+    // A stop needs descriptors for every job.
     raise_descriptor_limit();
     let id = IncidentId::new().to_string();
     let incident = Emergency {
@@ -84,13 +85,6 @@ pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, out
     let answer = Answer::new(&stopped, recorded.is_some().then(|| id.clone()), reason, stopped.latched, next_action);
     output.result(&answer, |answer| text(answer, &stopped.jobs));
     Ok(if stopped.is_proven() && missing.is_empty() { Code::Done } else { Code::NotProven })
-}
-
-/// A stop needs descriptors for every job: all that there may be. Only for commands that start nothing.
-pub(super) fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // With fewer the stop may not be proven, and says so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The emergency with what its stop came to.

@@ -3,8 +3,6 @@
 //! It stands between the command and its caller as little as it can: the command shares the terminal, the standard streams
 //! and the process group; signals that reach only this process are passed on.
 
-mod foreground;
-
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +10,6 @@ use std::time::Duration;
 use estop_recovery::{Event, Incident, IncidentId, StepState};
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Guardian, Streams};
-use estop_watchdog::job::linux::{end_descendants, inherit_orphans};
 use estop_watchdog::job::{Exit, Isolation, Tier};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::monitor::Peak;
@@ -27,6 +24,8 @@ use crate::engine::keys::Keys;
 use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::foreground::Foreground;
+use crate::platform::processes::{end_descendants, inherit_orphans};
 use crate::site::Site;
 
 /// estop stopped the command.
@@ -80,7 +79,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     for warning in stores.snapshot_before_run(&site, &name)? {
         output.warn(&warning);
     }
-    let mut foreground = foreground::Foreground::enter();
+    let mut foreground = Foreground::enter();
     let launch = Launch {
         site: &site,
         name: &name,
@@ -207,7 +206,7 @@ fn lost(site: &Site, guardian: &Guardian, stores: &Stores, output: &Output) -> F
     }
     let (message, hint) = match stranded {
         Err(error) => (format!("its guardian died, and {error}"), "`estop now` looks again"),
-        Ok(ref report) if !orphans.is_empty() || report.as_ref().is_some_and(|report| !report.proven_empty) => {
+        Ok(ref report) if orphans || report.as_ref().is_some_and(|report| !report.proven_empty) => {
             ("its guardian died, and something of it still runs".to_owned(), "`estop now` tells what")
         }
         Ok(_) => ("its guardian died; nothing of it is left".to_owned(), "see the system's log for why"),

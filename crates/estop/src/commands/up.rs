@@ -11,6 +11,7 @@ use crate::cli::Output;
 use crate::config::LogFormat;
 use crate::engine::launch::block_on;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::ending::told_to_end;
 use crate::site::Site;
 
 /// How long a daemon may take to end.
@@ -31,7 +32,7 @@ pub(super) fn up(site: &Site, output: &Output) -> Result<Code> {
     start_logging(site, output);
     let site = site.clone();
     let told = *output;
-    block_on(async move { brain::run(site, || told.note("estop: up")).await })?;
+    block_on(async move { brain::run(site, told_to_end(), || told.note("estop: up")).await })?;
     Ok(Code::Done)
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as 
 use std::time::Duration;
 
 use estop_watchdog::emergency::{Stopped, end_stranded};
-use estop_watchdog::guardian::Client;
+use estop_watchdog::guardian::{Client, first_data};
 use estop_watchdog::registry::{JobDir, RunDir};
 use estop_watchdog::stop::Category;
 use serde_json::json;
@@ -16,6 +16,7 @@ use crate::brain::api::{self, Call};
 use crate::cli::Output;
 use crate::cli::args::LimitCommand;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::processes::raise_descriptor_limit;
 use crate::site::Site;
 
 /// How long a stop is waited for beyond the workload's grace.
@@ -112,7 +113,7 @@ fn is_clear(stopped: &Stopped) -> bool {
 }
 
 fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
-    super::now::raise_descriptor_limit();
+    raise_descriptor_limit();
     let run_dir = RunDir::at(&site.run_dir);
     let mut stopped =
         Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
@@ -212,7 +213,8 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
 /// The oldest of a long output was given back: what is left begins behind a hole, with the first whole line there.
 fn skip_hole(file: &mut std::fs::File) -> std::io::Result<()> {
     // Where the filesystem knows no holes, or the file is empty, it begins at its beginning.
-    let Ok(begin @ 1..) = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0)) else { return Ok(()) };
+    let begin @ 1.. = first_data(file) else { return Ok(()) };
+    file.seek(SeekFrom::Start(begin))?;
     let cut = BufReader::new(&*file).skip_until(b'\n')?;
     file.seek(SeekFrom::Start(begin + cut as u64)).map(drop)
 }

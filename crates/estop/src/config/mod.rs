@@ -7,7 +7,6 @@ pub mod check;
 pub mod daemon;
 pub mod document;
 pub mod generate;
-mod host;
 pub mod problem;
 pub mod recovery;
 pub mod schema;

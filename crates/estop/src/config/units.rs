@@ -322,9 +322,9 @@ impl Command {
     }
 }
 
-impl<const N: usize> From<[&str; N]> for Command {
-    fn from(argv: [&str; N]) -> Self {
-        Self(argv.map(str::to_owned).to_vec())
+impl From<Vec<String>> for Command {
+    fn from(argv: Vec<String>) -> Self {
+        Self(argv)
     }
 }
 

@@ -1,12 +1,10 @@
 //! Space that is kept for an emergency on the state directory's filesystem, for a program may have filled the rest: given up so
 //! that the incident can be recorded and keys be replaced.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use crate::platform::files::reserve;
 
 /// What an incident, its log and its rotations need, many times over, in bytes.
 const SIZE: u64 = 4 << 20;
@@ -21,19 +19,11 @@ pub fn take_on(state_dir: &Path) {
     if std::fs::metadata(&path).is_ok_and(|found| found.len() >= SIZE) {
         return;
     }
-    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    if made.and_then(|file| reserve(&file)).is_err() {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let made = estop_durable::file::created_with(&mut options, 0o600).open(&path);
+    if made.and_then(|file| reserve(&file, SIZE)).is_err() {
         let _ = std::fs::remove_file(&path);
-    }
-}
-
-fn reserve(file: &File) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, SIZE) {
-        // Where blocks cannot be asked for, they are written.
-        Err(rustix::io::Errno::OPNOTSUPP) => {
-            io::copy(&mut io::Read::take(io::repeat(0xe5), SIZE), &mut &*file).map(drop)
-        }
-        other => Ok(other?),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The secrets: which store holds them, how they are rotated, who gets them.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +18,8 @@ use estop_watchdog::registry::{JobDir, RunDir};
 
 use crate::config::{self, Auth};
 use crate::failure::{Failure, Result};
+use crate::platform::files::give_like;
+use crate::platform::words::signal_number;
 use crate::site::Site;
 
 /// Another process may rotate a secret at any moment, so that what is read is read afresh; the cache is for when it cannot be.
@@ -227,26 +229,13 @@ impl Delivery for ToGuardians {
 fn replace_secret_file(path: &std::path::Path, value: &SecretValue) -> std::result::Result<(), String> {
     let shown = |error: &dyn std::fmt::Display| format!("cannot replace {}: {error}", path.display());
     let parent = path.parent().ok_or_else(|| shown(&"it has no directory"))?;
-    let owner = std::fs::metadata(parent).map_err(|error| shown(&error))?;
-    let fresh = tempfile::NamedTempFile::new_in(parent).map_err(|error| shown(&error))?;
-    std::fs::write(fresh.path(), value.expose()).map_err(|error| shown(&error))?;
-    std::os::unix::fs::fchown(fresh.as_file(), Some(owner.uid()), Some(owner.gid())).map_err(|error| shown(&error))?;
-    fresh.persist(path).map(drop).map_err(|error| shown(&error))
-}
-
-/// The number of a signal by its name without `SIG`.
-pub fn signal_number(name: &str) -> Option<i32> {
-    use rustix::process::Signal;
-    let signal = match name.strip_prefix("SIG").unwrap_or(name) {
-        "HUP" => Signal::HUP,
-        "INT" => Signal::INT,
-        "QUIT" => Signal::QUIT,
-        "TERM" => Signal::TERM,
-        "USR1" => Signal::USR1,
-        "USR2" => Signal::USR2,
-        "WINCH" => Signal::WINCH,
-        "CONT" => Signal::CONT,
-        _ => return None,
-    };
-    Some(signal.as_raw())
+    let mut fresh = tempfile::NamedTempFile::new_in(parent).map_err(|error| shown(&error))?;
+    fresh.write_all(value.expose()).map_err(|error| shown(&error))?;
+    give_like(fresh.as_file(), parent).map_err(|error| shown(&error))?;
+    // Closed, so that it can be moved everywhere.
+    let fresh = fresh.into_temp_path();
+    estop_durable::file::rename(&fresh, path).map_err(|error| shown(&error))?;
+    // There is nothing left to remove.
+    std::mem::forget(fresh);
+    Ok(())
 }

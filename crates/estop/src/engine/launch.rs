@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
+use estop_secrets::SecretName;
 use estop_secrets::exposure::{Channel, Exposure};
-use estop_secrets::{SecretName, SecretValue};
-use estop_watchdog::guardian::{GuardianSpec, LogSpec, OWN_VARIABLES};
-use estop_watchdog::job::linux::procfs;
+use estop_watchdog::guardian::{GuardianSpec, LogSpec, OWN_VARIABLES, process_id};
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
 
@@ -20,6 +19,7 @@ use super::stores::{JobWriters, Place, vaults};
 use super::user::{self, Account};
 use crate::config::{self, Workload};
 use crate::failure::{Code, Failure, Result};
+use crate::platform::words;
 use crate::site::Site;
 
 /// Time between two samples.
@@ -99,10 +99,10 @@ pub fn before_run_of(name: &str) -> String {
     format!("before the run of {name}")
 }
 
-/// The secrets of one start, read and already noted in the ledger.
-#[derive(Debug, Default)]
+/// The secrets of one start, read and already noted in the ledger. Never shown.
+#[derive(Default)]
 struct Delivered {
-    variables: Vec<(String, SecretValue)>,
+    variables: Vec<(String, Bytes)>,
     files: Vec<SecretFile>,
 }
 
@@ -199,35 +199,30 @@ impl Launch<'_> {
     fn environment(
         &self,
         account: Option<&Account>,
-        secrets: Vec<(String, SecretValue)>,
+        secrets: Vec<(String, Bytes)>,
         secrets_dir: Option<&PathBuf>,
     ) -> Vec<(Bytes, Bytes)> {
-        let mut variables: BTreeMap<OsString, Bytes> =
-            std::env::vars_os().map(|(name, value)| (name, value.into())).collect();
-        // estop's own key opens all secrets; it is nobody's but estop's.
-        for own in OWN_VARIABLES {
-            variables.remove(&OsString::from(own));
+        let mut variables = BTreeMap::new();
+        let mut set = |name: OsString, value: Bytes| drop(variables.insert(words::variable(&name), (name, value)));
+        for (name, value) in std::env::vars_os() {
+            set(name, value.into());
         }
-        if let Some(account) = account {
-            for (name, value) in [
-                ("HOME", &account.home),
-                ("SHELL", &account.shell),
-                ("USER", &account.name),
-                ("LOGNAME", &account.name),
-            ] {
-                variables.insert(name.into(), value.clone().into());
-            }
+        for (name, value) in account.map(|account| &account.variables).into_iter().flatten() {
+            set((*name).into(), value.clone().into());
         }
         for (name, value) in &self.workload.environment {
-            variables.insert(name.into(), value.clone().into());
+            set(name.into(), value.clone().into());
         }
         if let Some(dir) = secrets_dir {
-            variables.insert("ESTOP_SECRETS_DIR".into(), dir.clone().into_os_string().into());
+            set("ESTOP_SECRETS_DIR".into(), dir.clone().into());
         }
-        for (name, value) in secrets {
-            variables.insert(name.into(), Bytes(value.expose().to_vec()));
+        // estop's own key opens all secrets; it is nobody's but estop's, unless the configuration hands it on by name.
+        for own in OWN_VARIABLES.into_iter().filter(|own| !self.workload.environment.contains_key(*own)) {
+            variables.remove(&words::variable(own.as_ref()));
         }
-        variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
+        variables
+            .extend(secrets.into_iter().map(|(name, value)| (words::variable(name.as_ref()), (name.into(), value))));
+        variables.into_values().map(|(name, value)| (name.into(), value)).collect()
     }
 
     async fn deliver(&self, keys: Option<&Keys>, run_id: &str) -> Result<Delivered> {
@@ -247,11 +242,12 @@ impl Launch<'_> {
                         value: secret.value().expose().to_vec(),
                     });
                 }
-                _ if secret.value().expose().contains(&0) => {
-                    let message = format!("the secret {name} holds a zero byte, which no variable can");
-                    return Err(Failure::usage(message, "deliver it as a file"));
-                }
-                _ => delivered.variables.push((target.clone(), secret.value().clone())),
+                _ => match words::variable_value(secret.value().expose()) {
+                    Ok(value) => delivered.variables.push((target.clone(), value)),
+                    Err(why) => {
+                        return Err(Failure::usage(format!("the secret {name} {why}"), "deliver it as a file"));
+                    }
+                },
             }
         }
         if let Some(keys) = keys.filter(|_| !exposures.is_empty()) {
@@ -264,7 +260,7 @@ impl Launch<'_> {
 /// This process, as a guardian's brain.
 pub fn this_process() -> ProcessId {
     let pid = std::process::id();
-    procfs::identity(pid).unwrap_or(ProcessId { pid, start_time: 0 })
+    process_id(pid).unwrap_or(ProcessId { pid, start_time: 0 })
 }
 
 /// Refuses a name that cannot be a directory's and a cgroup's.

@@ -63,7 +63,7 @@ impl Place {
             return Self::find(site, &name);
         }
         site.open_state_dir()?;
-        let path = path.canonicalize().unwrap_or(path);
+        let path = dunce::canonicalize(&path).unwrap_or(path);
         let name = if configured.is_some() { store.to_owned() } else { path.display().to_string() };
         let vault = match configured.and_then(|configured| configured.vault.clone()) {
             Some(vault) => vault,
@@ -118,11 +118,11 @@ fn known_vault_of(site: &Site, store: &str) -> Result<Option<PathBuf>> {
 
 /// The configured store whose directory `path` is.
 fn name_of(site: &Site, path: &Path) -> Option<String> {
-    let wanted = path.canonicalize().ok()?;
+    let wanted = dunce::canonicalize(path).ok()?;
     site.config
         .stores
         .iter()
-        .find(|(_, store)| store.path.canonicalize().ok().as_ref() == Some(&wanted))
+        .find(|(_, store)| dunce::canonicalize(&store.path).ok().as_ref() == Some(&wanted))
         .map(|(name, _)| name.clone())
 }
 

@@ -26,6 +26,7 @@ use windows as platform;
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
 pub use log::LogSpec;
+pub use platform::Watched;
 pub use spec::{GuardianSpec, OnBrainLoss, OnBreach};
 pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};
 
@@ -36,6 +37,11 @@ struct Sources<'a> {
     signals: &'a platform::Signals,
     brain: Option<&'a platform::Watched>,
     job: &'a dyn crate::job::Job,
+}
+
+/// Where what is left of a log begins, behind the hole that a guardian has made of its oldest part: in bytes from its beginning.
+pub fn first_data(log: &std::fs::File) -> u64 {
+    platform::first_data(log)
 }
 
 /// The process `pid`, as records and [`GuardianSpec::brain`] name it. `None` if there is none.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::failure::{Failure, Result};
+use crate::platform::ending::SIGNALS;
 
 /// Whether somebody wants it to end.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ impl Interrupt {
     /// Listens from now on. A second signal ends the process as ever.
     pub(super) fn listen() -> Result<Self> {
         let wanted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in SIGNALS {
             let listening = flag::register_conditional_default(signal, Arc::clone(&wanted))
                 .and_then(|_| flag::register(signal, Arc::clone(&wanted)));
             listening.map_err(|error| Failure::failed(format!("cannot listen for signals: {error}"), ""))?;

@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use estop_watchdog::job::Tier;
-use estop_watchdog::job::linux::procfs;
 
 use super::interrupt::Interrupt;
-use super::memory;
 use super::tree::Tree;
 use super::{Measurement, Unit};
 use crate::failure::{Failure, Result};
+use crate::platform::processes::{cpu_time, private_memory};
 use crate::site::Site;
 
 /// Tree sizes whose watching is measured.
@@ -18,8 +17,6 @@ const WATCHED: [u64; 3] = [1, 100, 1000];
 const STOPPED: [u64; 3] = [10, 100, 1000];
 /// How long the watching of one tree is measured. At 10 samples a second, 30 samples.
 const WATCH: Duration = Duration::from_secs(3);
-/// Clock ticks of a second, as `/proc/PID/stat` counts (`USER_HZ`, the same on every Linux).
-const TICKS: f64 = 100.0;
 /// Stops needed to claim 99.99 % with 95 % confidence when none failed: 3 / 0.0001.
 const ENOUGH_STOPS: usize = 30_000;
 
@@ -42,7 +39,7 @@ pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result
             let tree = Tree::start(site, format!("tree-{size}-{round}"), size, interrupt)?;
             if WATCHED.contains(&size) {
                 shares.push(share_of_core(tree.guardian(), interrupt)?);
-                guardians.extend(memory::private(tree.guardian()));
+                guardians.extend(private_memory(tree.guardian()));
             }
             let report = tree.stop()?;
             stops.all += 1;
@@ -88,15 +85,6 @@ fn share_of_core(pid: u32, interrupt: &Interrupt) -> Result<f64> {
     }
     let (after, elapsed) = (cpu_time(pid).ok_or_else(gone)?, started.elapsed());
     Ok(after.saturating_sub(before).as_secs_f64() / elapsed.as_secs_f64())
-}
-
-/// The processor time of the process `pid`, which has one thread: to the nanosecond where the kernel keeps that (`schedstat`).
-fn cpu_time(pid: u32) -> Option<Duration> {
-    let exact = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
-    let exact =
-        exact.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).filter(|nanoseconds| *nanoseconds > 0);
-    #[expect(clippy::cast_precision_loss, reason = "ticks of some seconds")]
-    exact.map(Duration::from_nanos).or_else(|| Some(Duration::from_secs_f64(procfs::stat(pid)?.ticks as f64 / TICKS)))
 }
 
 fn terminations(stops: &Stops) -> Measurement {

@@ -16,15 +16,14 @@ use crate::cli::Output;
 use crate::cli::output::{bytes, seconds, table};
 use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::commands::NOTHING;
 use crate::site::Site;
 use interrupt::Interrupt;
 
 /// The configuration of the sandbox.
-const SANDBOX: &str = r#"
-[secret."bench/key"]
-generate = { length = 40 }
-notify = [{ exec = ["true"] }]
-"#;
+fn sandbox() -> String {
+    format!("[secret.\"bench/key\"]\ngenerate = {{ length = 40 }}\nnotify = [{{ exec = {NOTHING:?} }}]\n")
+}
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -102,8 +101,8 @@ pub(super) fn bench(rounds: u32, output: &Output) -> Result<Code> {
     let dir = tempfile::Builder::new().prefix("estop-bench-").tempdir().map_err(|error| {
         Failure::failed(format!("cannot make a temporary directory: {error}"), "set TMPDIR to where there is room")
     })?;
-    let path = dir.path().canonicalize().map_err(|error| Failure::io("look at", dir.path(), &error))?;
-    let site = Site::below(&path, Config::parse(SANDBOX, &path.join("estop.toml"))?);
+    let path = dunce::canonicalize(dir.path()).map_err(|error| Failure::io("look at", dir.path(), &error))?;
+    let site = Site::below(&path, Config::parse(&sandbox(), &path.join("estop.toml"))?);
     let mut measurements = Vec::new();
     output.note("estop bench: watching and stopping process trees");
     measurements.extend(jobs::measure(&site, rounds, &interrupt)?);

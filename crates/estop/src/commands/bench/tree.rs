@@ -9,9 +9,10 @@ use estop_watchdog::guardian::{self, Client, Guardian, Streams};
 use estop_watchdog::stop::{Category, StopReport};
 
 use super::interrupt::Interrupt;
-use crate::config::{Command, OnBrainLoss, Period, Workload};
+use crate::config::{OnBrainLoss, Period, Workload};
 use crate::engine::launch::{Launch, Stores, block_on};
 use crate::failure::{Failure, Result};
+use crate::platform::commands::sleepers;
 use crate::site::Site;
 
 /// How long a tree may take to be there.
@@ -20,10 +21,6 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 const LIFE: Period = Period::from_secs(600);
 /// Room beside the counted processes: the shell between two forks.
 const SPARE: u64 = 8;
-
-/// Becomes `$1` processes that sleep, itself one of them, and says so in the file `$2`.
-const SCRIPT: &str =
-    r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; exec sleep 1000000"#;
 
 /// A tree of sleeping processes.
 pub(super) struct Tree<'a> {
@@ -37,16 +34,13 @@ impl<'a> Tree<'a> {
     /// Starts a tree of `processes` processes and returns when all of them are there.
     pub(super) fn start(site: &'a Site, name: String, processes: u64, interrupt: &Interrupt) -> Result<Self> {
         let sign = site.state_dir.with_file_name(format!("{name}.ready"));
-        let shown = sign
-            .to_str()
-            .ok_or_else(|| Failure::failed("the temporary directory's path is not UTF-8", "set TMPDIR"))?;
         let workload = Workload {
             pids_max: Some(processes + SPARE),
             time_max: Some(LIFE),
             // Nobody is left to stop it: its guardian does.
             on_brain_loss: OnBrainLoss::Stop,
             brain_loss_grace: Period::from_secs(0),
-            ..Workload::new(Command::from(["sh", "-c", SCRIPT, "sh", &processes.to_string(), shown]))
+            ..Workload::new(sleepers(processes, &sign)?.into())
         };
         let launch = Launch {
             site,

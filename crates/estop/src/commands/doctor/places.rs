@@ -1,6 +1,5 @@
 //! This estop's own places: configuration, directories, stores, secrets, latch, clock.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +9,8 @@ use super::Check;
 use crate::engine::keys::Keys;
 use crate::engine::launch::block_on;
 use crate::failure::Failure;
+use crate::platform::files::{filesystem, filesystem_type};
+use crate::platform::places::is_closed;
 use crate::site::Site;
 
 /// How long the store of secrets has to answer.
@@ -50,17 +51,16 @@ fn directory(name: &str, path: &Path) -> Check {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return absent(name, path),
         Err(error) => return Check::broken(name, format!("{shown}: {error}"), "check the path and its permissions"),
     };
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_dir() {
         return Check::broken(name, format!("{shown} is no directory"), "remove it, or choose another path");
     }
-    if owner != rustix::process::geteuid().as_raw() || mode & 0o077 != 0 {
-        let detail = format!("{shown} belongs to user {owner} with mode {mode:o}: others could reach into it");
-        return Check::broken(name, detail, format!("`chown` it to estop's user and `chmod 700 {shown}`"));
-    }
+    let rules = match is_closed(path) {
+        Ok(rules) => rules,
+        Err((detail, hint)) => return Check::broken(name, format!("{shown} {detail}"), hint),
+    };
     // By trying: a full or read-only file system does not show in the mode.
     match tempfile::tempfile_in(path) {
-        Ok(_) => Check::ok(name, format!("{shown}, mode {mode:o}, writable")),
+        Ok(_) => Check::ok(name, format!("{shown}, {rules}, writable")),
         Err(error) => {
             Check::broken(name, format!("{shown} cannot be written: {error}"), "check the disk and how it is mounted")
         }
@@ -69,10 +69,10 @@ fn directory(name: &str, path: &Path) -> Check {
 
 fn absent(name: &str, path: &Path) -> Check {
     let above = existing(path);
-    match rustix::fs::access(&above, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
-        Ok(()) => Check::ok(name, format!("{} will be made when it is needed", path.display())),
-        Err(errno) => {
-            let detail = format!("{} is not there, and {} cannot be written: {errno}", path.display(), above.display());
+    match tempfile::tempfile_in(&above) {
+        Ok(_) => Check::ok(name, format!("{} will be made when it is needed", path.display())),
+        Err(error) => {
+            let detail = format!("{} is not there, and {} cannot be written: {error}", path.display(), above.display());
             Check::broken(name, detail, "choose another with --state-dir, or run estop as the user it belongs to")
         }
     }
@@ -90,10 +90,9 @@ fn store(site: &Site, name: &str) -> Check {
         Ok(vault) => vault,
         Err(error) => return Check::broken(title, error.to_string(), "check `path` in the configuration"),
     };
-    let device = |path: &Path| std::fs::metadata(existing(path)).map(|metadata| metadata.dev());
-    match (device(&store.path), device(&vault)) {
-        (Ok(one), Ok(other)) if one == other => {
-            let kind = filesystem(&store.path);
+    match (filesystem(&store.path), filesystem(&vault)) {
+        (Some(one), Some(other)) if one == other => {
+            let kind = filesystem_type(&store.path);
             let clones = if ["btrfs", "xfs", "bcachefs", "zfs"].contains(&kind.as_str()) {
                 "clones files"
             } else {
@@ -101,23 +100,13 @@ fn store(site: &Site, name: &str) -> Check {
             };
             Check::ok(title, format!("{} on {kind}, which {clones}; vault {}", store.path.display(), vault.display()))
         }
-        (Ok(_), Ok(_)) => Check::broken(
+        (Some(_), Some(_)) => Check::broken(
             title,
             format!("its vault {} is on another filesystem", vault.display()),
             "choose a `vault` on the store's own filesystem",
         ),
-        (Err(error), _) | (_, Err(error)) => Check::broken(title, error.to_string(), "check the paths"),
+        _ => Check::broken(title, "its filesystem cannot be told", "check the paths"),
     }
-}
-
-/// The type of the filesystem that `path` is on, as the kernel names it.
-fn filesystem(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.len() > 2);
-    // Of two mounts at one place the later one is seen.
-    let nearest = fields.filter(|fields| path.starts_with(fields[1])).max_by_key(|fields| fields[1].len());
-    nearest.map_or_else(|| "an unknown filesystem".to_owned(), |fields| fields[2].to_owned())
 }
 
 fn secrets(site: &Site) -> Check {

@@ -3,12 +3,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use estop_watchdog::guardian::process_id;
+
 use super::knowledge::DATABASE;
+use crate::platform::processes;
 
 /// How long it works before it goes wrong.
 const WORK: Duration = Duration::from_millis(400);
@@ -16,6 +18,8 @@ const WORK: Duration = Duration::from_millis(400);
 const LIFE: Duration = Duration::from_mins(1);
 /// How many children it spawns when it goes wrong.
 const CHILDREN: u32 = 12;
+/// How many processes it is at most: itself, a helper, a heart, and those children.
+pub(super) const PROCESSES_AT_MOST: u32 = CHILDREN + 3;
 /// What it eats at a time, in bytes.
 const BITE: usize = 8 << 20;
 /// What it eats at most, in bytes.
@@ -23,8 +27,15 @@ const STOMACH: usize = 1 << 30;
 /// What marks its helpers.
 const ROLE: &str = "ESTOP_DRILL_ROLE";
 
+/// Where each process of it says that it is there.
+pub(super) const PROCESSES: &str = "processes";
+
 /// Works on `knowledge`, leaves word in `signs`, goes wrong.
 pub fn main(knowledge: &Path, signs: &Path) -> ExitCode {
+    let own = process_id(std::process::id()).map(|id| format!("{} {}", id.pid, id.start_time));
+    if sign_in(&signs.join(PROCESSES), &own.unwrap_or_default()).is_err() {
+        return ExitCode::FAILURE;
+    }
     let result = match std::env::var(ROLE).as_deref() {
         Ok("heart") => beat(signs),
         Ok("idler") => {
@@ -60,12 +71,10 @@ fn agent(knowledge: &Path, signs: &Path) -> std::io::Result<()> {
 
 /// Another process of the same tree; `apart` puts it into a session of its own, which a kill by process group misses.
 fn helper(knowledge: &Path, signs: &Path, role: &str, apart: bool) -> std::io::Result<()> {
-    let mut command = if apart { Command::new("setsid") } else { Command::new(std::env::current_exe()?) };
-    if apart {
-        command.arg(std::env::current_exe()?);
-    }
+    let program = std::env::current_exe()?;
+    let mut command = if apart { processes::apart(&program) } else { Command::new(program) };
     command.arg("__drill-agent").arg(knowledge).arg(signs).env(ROLE, role);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map(drop)
 }
 

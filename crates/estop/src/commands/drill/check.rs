@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use estop_integrity::verify::sqlite_integrity;
 use estop_recovery::Incident;
 use estop_secrets::{SecretName, StoreError, Version};
-use estop_watchdog::job::linux::procfs;
+use estop_watchdog::guardian::Watched;
+use estop_watchdog::job::ProcessId;
 use serde::Serialize;
 
+use super::agent::PROCESSES;
 use super::knowledge::{self, DATABASE};
 use super::stage::{Acted, FIRST_VALUE, SECRET, Stage};
 use crate::engine::keys::Keys;
 use crate::engine::launch::block_on;
+use crate::platform::processes::marked;
 
 /// How long a heart that still beat would have to show it.
 const HEARTBEAT_WAIT: Duration = Duration::from_millis(100);
@@ -55,10 +58,13 @@ fn went_wrong(stage: &Stage) -> Check {
     )
 }
 
-/// By the marker that every process of the run has in its environment, and by the heart of the one that ran apart.
+/// By what each of them has said of itself, by the marker that they have in their environment, and by the heart of the one that
+/// ran apart.
 fn processes(stage: &Stage, acted: &Acted) -> Check {
-    let marker = format!("ESTOP_JOB={}", acted.job);
-    let left = procfs::marked(marker.as_bytes());
+    let said = std::fs::read_to_string(stage.signs().join(PROCESSES)).unwrap_or_default();
+    let known: Vec<ProcessId> = said.lines().filter_map(identity).collect();
+    let alive = known.iter().filter(|id| Watched::open(**id).is_some()).count();
+    let left = marked(&acted.job);
     let heart = stage.signs().join("heartbeat");
     let length = || std::fs::metadata(&heart).map_or(0, |metadata| metadata.len());
     let (before, end) = (length(), Instant::now() + HEARTBEAT_WAIT);
@@ -68,11 +74,17 @@ fn processes(stage: &Stage, acted: &Acted) -> Check {
         std::thread::sleep(Duration::from_millis(5));
     }
     let found = format!(
-        "{} left by marker; the heart {} {before} bytes",
-        left.len(),
+        "{alive} of {} left, {left} by marker; the heart {} {before} bytes",
+        known.len(),
         if beats { "still beats after" } else { "stopped at" }
     );
-    check("no process is left", left.is_empty() && !beats && before > 0, found)
+    check("no process is left", alive == 0 && !known.is_empty() && left == 0 && !beats && before > 0, found)
+}
+
+/// A process as [`super::agent`] writes itself down.
+fn identity(line: &str) -> Option<ProcessId> {
+    let (pid, start_time) = line.split_once(' ')?;
+    Some(ProcessId { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
 }
 
 fn stop(acted: &Acted) -> Check {

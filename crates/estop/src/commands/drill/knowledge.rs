@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
+use crate::platform::files;
 
 /// How many notes there are.
 const NOTES: u32 = 240;
@@ -35,7 +36,7 @@ pub(super) fn make(dir: &Path) -> Result<()> {
         write(&dir.join(format!("records/{number:03}.json")), &format!("{record:#}\n"))?;
     }
     let link = dir.join("latest.md");
-    std::os::unix::fs::symlink("notes/note-239.md", &link).map_err(|error| Failure::io("link", &link, &error))?;
+    files::link("notes/note-239.md", &link).map_err(|error| Failure::io("link", &link, &error))?;
     make_database(&dir.join(DATABASE))
         .map_err(|error| Failure::failed(format!("cannot make the database of the drill: {error}"), ""))
 }
@@ -75,19 +76,9 @@ pub(super) fn look(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, Vec<u8>>> {
             } else {
                 fs::read(&path)?
             };
-            content.extend_from_slice(mode(&path)?.as_bytes());
+            content.extend_from_slice(files::attributes(&path)?.as_bytes());
             found.insert(path.strip_prefix(dir).unwrap_or(&path).to_owned(), content);
         }
     }
     Ok(found)
-}
-
-fn mode(path: &Path) -> std::io::Result<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = fs::symlink_metadata(path)?;
-    Ok(if metadata.is_symlink() {
-        String::new()
-    } else {
-        format!("{:o} {}.{:09}", metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
-    })
 }

@@ -13,13 +13,14 @@ use estop_watchdog::guardian::{self, Streams};
 use estop_watchdog::registry::Outcome;
 use tempfile::TempDir;
 
-use super::knowledge;
+use super::{agent, knowledge};
 use crate::config::Config;
 use crate::engine::keys::Keys;
 use crate::engine::launch::{Launch, Stores, block_on};
 use crate::engine::response;
 use crate::engine::stores::Place;
 use crate::failure::{Failure, Result};
+use crate::platform::processes::private_memory;
 use crate::site::Site;
 
 /// The name of the drill's workload.
@@ -60,7 +61,7 @@ impl Stage {
             .prefix("estop-drill-")
             .tempdir()
             .map_err(|error| Failure::failed(format!("cannot make a temporary directory: {error}"), "check TMPDIR"))?;
-        let root = dir.path().canonicalize().map_err(|error| Failure::io("find", dir.path(), &error))?;
+        let root = dunce::canonicalize(dir.path()).map_err(|error| Failure::io("find", dir.path(), &error))?;
         let site = Site::below(&root, config(&root)?);
         for folder in ["knowledge", "signs"] {
             let path = root.join(folder);
@@ -159,6 +160,14 @@ impl Acted {
     }
 }
 
+/// What the agent and all its helpers may take, in bytes: what they are made of, which a system may count for each of them, and a
+/// part of what the agent eats.
+fn memory_max() -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
+    let one = private_memory(std::process::id()).unwrap_or(0.0) as u64;
+    one * u64::from(agent::PROCESSES_AT_MOST) + (128 << 20)
+}
+
 /// The drill's configuration, as a person would write it.
 fn config(root: &std::path::Path) -> Result<Config> {
     let executable = std::env::current_exe()
@@ -168,7 +177,7 @@ fn config(root: &std::path::Path) -> Result<Config> {
         r#"
 [workload.{AGENT}]
 command = [{executable}, "__drill-agent", {knowledge}, {signs}]
-memory_max = "160MiB"
+memory_max = {memory}
 pids_max = 64
 time_max = "60s"
 protect = ["{STORE}"]
@@ -179,8 +188,9 @@ path = {knowledge}
 
 [secret."{SECRET}"]
 generate = {{ length = 40 }}
-notify = [{{ exec = ["sh", "-c", "cat > \"$0\"", {notified}] }}]
+notify = [{{ exec = [{executable}, "__helper", "write-down", {notified}] }}]
 "#,
+        memory = memory_max(),
         executable = quoted(&executable),
         knowledge = quoted(&root.join("knowledge")),
         signs = quoted(&root.join("signs")),

@@ -7,9 +7,9 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 
 use estop_secrets::document::MAX_VALUE_BYTES;
 use estop_secrets::{SecretName, SecretValue};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::{Code, Failure, Result};
+use crate::platform::terminal::Unseen;
 
 /// Room for the longest value, a newline, and the byte that tells that there is more. Never grown: growing would leave copies behind.
 const ROOM: usize = MAX_VALUE_BYTES + 2;
@@ -71,31 +71,4 @@ fn read_line() -> Result<Vec<u8>> {
         }
     }
     Ok(line)
-}
-
-/// A terminal that shows nothing of what is typed, until this is dropped. Ctrl-C comes as a byte meanwhile: a signal would end the
-/// process and leave the terminal so.
-struct Unseen {
-    before: Option<Termios>,
-}
-
-impl Unseen {
-    fn begin() -> Self {
-        let before = tcgetattr(std::io::stdin()).ok();
-        if let Some(mut changed) = before.clone() {
-            changed.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
-            changed.special_codes[SpecialCodeIndex::VMIN] = 1;
-            changed.special_codes[SpecialCodeIndex::VTIME] = 0;
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &changed);
-        }
-        Self { before }
-    }
-}
-
-impl Drop for Unseen {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! `estop rollback`.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use estop_integrity::{RecoveryPoint, RollbackRequest, StorePath};
@@ -68,7 +67,7 @@ fn inside(place: &Place, path: &Path) -> Result<StorePath> {
     } else {
         path
     };
-    Ok(StorePath::new(relative.as_os_str().as_bytes())?)
+    Ok(StorePath::of(relative)?)
 }
 
 /// The options that lead to this estop, where they are not the ones that it finds by itself.

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use estop_integrity::root::known_vault;
 
 use super::Surroundings;
-use crate::config::host::filesystem;
 use crate::config::{Config, KeyPath, Problem};
+use crate::platform::files::filesystem;
 
 /// A directory that has a place in the configuration, or is estop's own.
 struct Place {
@@ -125,7 +125,7 @@ fn overlap(here: &Place, there: &Place, hint: &str, problems: &mut Vec<Problem>)
 /// The path without links and dots: what exists of it as the system sees it, the rest by its words.
 fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (fs::canonicalize(ancestor), path.strip_prefix(ancestor)) {
+        if let (Ok(real), Ok(rest)) = (dunce::canonicalize(ancestor), path.strip_prefix(ancestor)) {
             return rest.components().fold(real, |mut real, component| {
                 match component {
                     Component::ParentDir => drop(real.pop()),

@@ -6,6 +6,7 @@ use super::{KnownSecrets, Surroundings, interval};
 use crate::config::problem::suggest;
 use crate::config::vault::is_loopback;
 use crate::config::{Auth, Config, KeyPath, Problem, Subscriber, Vault, folder};
+use crate::platform::words::signal_number;
 
 pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: &mut Vec<Problem>) {
     let known = Known { config, store: surroundings.known_secrets };
@@ -32,7 +33,11 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings<'_>, problems: 
         for (index, subscriber) in secret.notify.iter().enumerate() {
             let place = key.clone().key("notify").index(index);
             match subscriber {
-                Subscriber::Signal { workload, .. } => {
+                Subscriber::Signal { signal, workload } => {
+                    if signal_number(signal).is_none() {
+                        let message = format!("this system has no signal {signal}");
+                        problems.push(Problem::at(place.clone().key("signal"), message, "tell it by { exec = [...] }"));
+                    }
                     workload_reference(config, workload, place.key("workload"), problems);
                 }
                 Subscriber::Exec(exec) => command(exec, place.key("exec"), &directory, search.as_deref(), problems),

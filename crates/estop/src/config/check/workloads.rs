@@ -5,10 +5,11 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::path::Path;
 
-use crate::config::host::{NoProgram, find_program, user_exists};
 use crate::config::problem::suggest;
 use crate::config::{Command, Config, KeyPath, Period, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
+use crate::platform::programs::find_program;
+use crate::platform::{NoProgram, account};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (name, workload) in &config.workloads {
@@ -35,14 +36,8 @@ fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
             "create it, or name another",
         ));
     }
-    if let Some(user) = &workload.user
-        && !user_exists(user)
-    {
-        problems.push(Problem::at(
-            key.clone().key("user"),
-            format!("there is no user \"{}\" on this host", user.escape_debug()),
-            "create it, or name another; `getent passwd` lists them",
-        ));
+    if let Some((message, hint)) = workload.user.as_deref().and_then(account::fault) {
+        problems.push(Problem::at(key.clone().key("user"), message, hint));
     }
 }
 
@@ -68,10 +63,8 @@ pub(super) fn command(
         Err(NoProgram::NoFile) => {
             (format!("\"{shown}\" is not a program but a directory or a device"), "name the program in it".into())
         }
-        Err(NoProgram::NotExecutable(path)) => {
-            (format!("{} is not executable", path.display()), format!("chmod +x {}", path.display()))
-        }
-        Err(NoProgram::Missing) if program.contains('/') => (
+        Err(NoProgram::NotExecutable { file, hint }) => (format!("{} is not executable", file.display()), hint),
+        Err(NoProgram::Missing) if Path::new(program).components().count() > 1 => (
             format!("there is no program \"{shown}\" (seen from {})", directory.display()),
             "correct the path; it is relative to `directory`".into(),
         ),

@@ -86,7 +86,8 @@ fn what_is_not_written_has_its_default() {
     let desk = Desk::new();
     let config = desk.check(GOOD).unwrap();
     let agent = &config.workloads["agent"];
-    let expected = Workload { directory: Some(desk.dir.path().to_owned()), ..Workload::new(Command::from(["sh"])) };
+    let expected =
+        Workload { directory: Some(desk.dir.path().to_owned()), ..Workload::new(Command::from(vec!["sh".to_owned()])) };
     assert_eq!(*agent, expected);
     assert_eq!(agent.grace.duration().as_secs(), 10);
     assert_eq!(agent.on_breach, OnBreach::CriticalStop);

@@ -62,7 +62,7 @@ proptest! {
 
     #[test]
     fn what_is_written_reads_back(memory in 1..u64::MAX / 4, cpu in 0.1..9000.0, seconds in 1..9_000_000_u64, pids in 1..9_000_000_u64) {
-        let mut workload = Workload::new(Command::from(["sh"]));
+        let mut workload = Workload::new(Command::from(vec!["sh".to_owned()]));
         workload.memory_max = Some(Size::from_bytes(memory));
         workload.cpu_max = Some(CpuPercent::from_cores(cpu));
         workload.time_max = Some(Period::from_secs(seconds));

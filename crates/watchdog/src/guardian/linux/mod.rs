@@ -28,15 +28,16 @@ use crate::job::{ProcessId, User};
 
 /// Another process, whose end is noticed.
 #[derive(Debug)]
-pub(super) struct Watched(OwnedFd);
+pub struct Watched(OwnedFd);
 
 impl Watched {
-    /// `None` if it has ended.
-    pub(super) fn open(id: ProcessId) -> Option<Self> {
+    /// `None` if it has ended, or cannot be watched.
+    pub fn open(id: ProcessId) -> Option<Self> {
         procfs::open(id).map(Self)
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
         ready::readable(&self.0, Duration::ZERO)
     }
 }

@@ -32,15 +32,16 @@ const REST_LOOK: Duration = Duration::from_millis(5);
 
 /// Another process, whose end is noticed.
 #[derive(Debug)]
-pub(super) struct Watched(Held);
+pub struct Watched(Held);
 
 impl Watched {
-    /// `None` if it has ended.
-    pub(super) fn open(id: ProcessId) -> Option<Self> {
+    /// `None` if it has ended, or cannot be watched.
+    pub fn open(id: ProcessId) -> Option<Self> {
         Held::open_to_wait(id).map(Self)
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
         self.0.has_ended()
     }
 }

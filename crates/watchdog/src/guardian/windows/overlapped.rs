@@ -20,6 +20,10 @@ pub(super) struct Operation {
     pending: bool,
 }
 
+// SAFETY: the place that the pointers in it lead to is its own, the event is the system's and any thread's, and nothing in it is
+// shared.
+unsafe impl Send for Operation {}
+
 impl std::fmt::Debug for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Operation").field("pending", &self.pending).finish_non_exhaustive()

@@ -19,16 +19,14 @@ pub(super) struct CommandLine {
 }
 
 impl CommandLine {
-    /// For `argv`, whose program is looked for as [`find`] does.
+    /// For `argv`, whose program is looked for as [`find_program`] does.
     ///
     /// # Errors
     /// If there is no such program, it is a batch file, or an argument holds a zero.
-    pub(super) fn new(argv: &[OsString], path: Option<&OsStr>) -> io::Result<Self> {
+    pub(super) fn new(argv: &[OsString], directory: Option<&Path>, path: Option<&OsStr>) -> io::Result<Self> {
         let program = argv.first().ok_or_else(|| invalid("there is no command"))?;
-        let file = find(program, path)?;
-        let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
-        if ["bat", "cmd"].iter().any(|batch| extension.eq_ignore_ascii_case(batch)) {
-            // `cmd` takes its arguments apart by rules of its own, by which quoted ones become commands (CVE-2024-24576).
+        let file = find_program(program, directory, path)?;
+        if is_batch_file(&file) {
             return Err(invalid("it is a batch file: run it by `cmd /c`, with arguments that are safe there"));
         }
         let mut line = Vec::new();
@@ -48,6 +46,13 @@ impl CommandLine {
         file.push(0);
         Ok(Self { file, line })
     }
+}
+
+/// Whether `file` is a batch file, which no job is made of: `cmd` takes its arguments apart by rules of its own, by which quoted ones
+/// become commands (CVE-2024-24576).
+pub fn is_batch_file(file: &Path) -> bool {
+    let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ["bat", "cmd"].iter().any(|batch| extension.eq_ignore_ascii_case(batch))
 }
 
 /// Appends one argument, in quotes where it needs them. Backslashes stand for themselves, but in front of a quote.
@@ -71,9 +76,12 @@ fn quote(line: &mut Vec<u16>, argument: &OsStr) {
     }
 }
 
-/// The file of `program`: as it stands if it names a folder, otherwise the first in the folders of `path`. Never one in the
+/// The file of `program`: seen from `directory` if it names a folder, otherwise the first in the folders of `path`. Never one in the
 /// current folder, which whoever can write there would choose. `.exe` may be left out.
-fn find(program: &OsStr, path: Option<&OsStr>) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// If there is none.
+pub fn find_program(program: &OsStr, directory: Option<&Path>, path: Option<&OsStr>) -> io::Result<PathBuf> {
     let named = Path::new(program);
     let candidates = |file: PathBuf| {
         let mut with_extension = file.clone().into_os_string();
@@ -82,7 +90,9 @@ fn find(program: &OsStr, path: Option<&OsStr>) -> io::Result<PathBuf> {
     };
     let there = |file: &PathBuf| file.is_file();
     let found = if named.components().count() > 1 || named.is_absolute() {
-        candidates(named.to_owned()).into_iter().find(there)
+        candidates(directory.map_or_else(|| named.to_owned(), |directory| directory.join(named)))
+            .into_iter()
+            .find(there)
     } else {
         let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
         folders.flat_map(|folder| candidates(folder.join(named))).find(there)

@@ -20,8 +20,10 @@ use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::stop::Survivor;
 use asking::Key;
+pub use command_line::{find_program, is_batch_file};
 use object::JobObject;
 use processes::{Held, Seen};
+pub use processes::{Usage, usage};
 pub use stranded::{Ending, Stranded, Unrecorded, is_own, unrecorded};
 use windows_sys::Win32::System::Threading::GetExitCodeProcess;
 use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
@@ -36,8 +38,13 @@ pub(super) fn isolation(user: Option<&User>) -> Isolation {
     if user.is_some() {
         return Isolation::SeparateUid;
     }
+    if is_administrator() { Isolation::Root } else { Isolation::SameUid }
+}
+
+/// Whether this process has an administrator's rights.
+pub fn is_administrator() -> bool {
     // SAFETY: takes nothing.
-    if unsafe { IsUserAnAdmin() } != 0 { Isolation::Root } else { Isolation::SameUid }
+    unsafe { IsUserAnAdmin() != 0 }
 }
 
 /// Whether this is Wine, which accepts limits and does not enforce them.

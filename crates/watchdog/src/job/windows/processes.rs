@@ -94,6 +94,21 @@ impl Seen {
     }
 }
 
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time.
+    pub cpu: Duration,
+    /// What it has been promised of memory and swap, in bytes; its working set where that is not told.
+    pub memory_bytes: u64,
+}
+
+/// What the process `pid` has used; `None` if there is none.
+pub fn usage(pid: u32) -> Option<Usage> {
+    let seen = all().ok()?.remove(&pid)?;
+    Some(Usage { cpu: seen.cpu, memory_bytes: seen.memory })
+}
+
 /// All processes of the system, by ID.
 ///
 /// # Errors

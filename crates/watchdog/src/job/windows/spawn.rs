@@ -40,7 +40,7 @@ pub(super) fn spawn(spec: &JobSpec, job: &JobObject) -> Result<Held> {
     variables.retain(|(name, _)| !name.eq_ignore_ascii_case(MARKER));
     variables.push((MARKER.into(), (&spec.id).into()));
     let path = variables.iter().find(|(name, _)| name.eq_ignore_ascii_case("PATH")).map(|(_, path)| path.as_os_str());
-    let command = CommandLine::new(&argv, path).map_err(exec)?;
+    let command = CommandLine::new(&argv, program.directory.as_deref(), path).map_err(exec)?;
     let block = environment(&variables).map_err(exec)?;
     let directory = program.directory.as_ref().map(|directory| wide(directory));
     let streams = Streams::own().doing("pass on the standard streams")?;

@@ -17,7 +17,7 @@ const PASSED_ON: [i32; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
 
 /// What the terminal was like at the start.
 #[derive(Debug)]
-pub(super) struct Foreground {
+pub(crate) struct Foreground {
     group: Pid,
     /// Whether this process group had the terminal.
     owned: bool,
@@ -27,31 +27,31 @@ pub(super) struct Foreground {
 
 impl Foreground {
     /// Looks at the terminal and at the signals that the caller ignores.
-    pub(super) fn enter() -> Self {
+    pub(crate) fn enter() -> Self {
         let group = getpgrp();
         let owned = terminal().is_some_and(|terminal| rustix::termios::tcgetpgrp(terminal) == Ok(group));
         Self { group, owned, ignored: ignored_signals(), signals: None }
     }
 
     /// The process group that the command shares.
-    pub(super) fn group(&self) -> u32 {
+    pub(crate) fn group(&self) -> u32 {
         self.group.as_raw_nonzero().get().cast_unsigned()
     }
 
     /// The signals that the command ignores from the start, as this process does.
-    pub(super) fn ignored_signals(&self) -> Vec<i32> {
+    pub(crate) fn ignored_signals(&self) -> Vec<i32> {
         self.ignored.clone()
     }
 
     /// From here on signals no longer end this process: they are kept for the command, which is about to be started.
-    pub(super) fn keep_signals(&mut self) {
+    pub(crate) fn keep_signals(&mut self) {
         // What the caller ignores stays ignored.
         let wanted = PASSED_ON.iter().filter(|signal| !self.ignored.contains(signal));
         self.signals = SignalsInfo::<WithOrigin>::new(wanted).ok();
     }
 
     /// Waits for the guardian to end, passing signals on meanwhile.
-    pub(super) fn wait(&mut self, guardian: &mut Child, dir: &JobDir) {
+    pub(crate) fn wait(&mut self, guardian: &mut Child, dir: &JobDir) {
         release_standard_streams();
         self.pass_signals_on(dir);
         // The guardian's status says nothing: the outcome does.

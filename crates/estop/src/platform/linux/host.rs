@@ -2,21 +2,19 @@
 
 use std::path::Path;
 
-use estop_watchdog::JobObjectManager;
+use estop_watchdog::job::Tier;
 use estop_watchdog::job::linux::Host;
-use estop_watchdog::job::{Containment, Enforced, JobSpec, Limits, Program, Tier};
-use estop_watchdog::ladder::Thresholds;
 
-use super::Check;
+use crate::commands::doctor::Check;
 use crate::site::Site;
 
-/// The tier that jobs here are of, and what it depends on.
-pub(super) fn checks(site: &Site) -> (Tier, Vec<Check>) {
+/// The tier that jobs here are of, and what it and their limits depend on; `limits` is what a job showed.
+pub(crate) fn checks(site: &Site, limits: Vec<Check>) -> (Tier, Vec<Check>) {
     let host = Host::probe();
     let tier = host.tier();
     let mut checks =
         vec![kernel(), tier_check(&host, site), cgroup(&host), namespaces(&host), user_namespaces(), landlock(&host)];
-    checks.extend(limits(site));
+    checks.extend(limits);
     checks.push(pressure());
     if let Ok(root) = &host.cgroup_root {
         // The look made it, if it was not there. The kernel refuses where there are jobs below.
@@ -97,46 +95,9 @@ fn landlock(host: &Host) -> Check {
     }
 }
 
-/// Makes an empty job with all limits, which says what the kernel enforces, and takes it away again.
-fn limits(site: &Site) -> Vec<Check> {
-    let spec = JobSpec {
-        name: "doctor".to_owned(),
-        id: uuid::Uuid::now_v7().to_string(),
-        instance: site.instance(),
-        program: Program {
-            argv: Vec::new(),
-            environment: Vec::new(),
-            directory: None,
-            user: None,
-            process_group: None,
-            ignored_signals: Vec::new(),
-            oom_score: None,
-        },
-        limits: Limits { memory_max: Some(1 << 30), cpu_max: Some(1.0), pids_max: Some(16), time_max: None },
-        containment: Containment::default(),
-        secrets_dir: None,
-    };
-    let job = match JobObjectManager::create(spec, Thresholds::default()) {
-        Ok(job) => job,
-        Err(error) => return vec![Check::broken("job", error.to_string(), "see the checks above")],
-    };
-    let Enforced { memory, cpu, pids } = job.job().enforced();
-    job.release();
-    let check = |name: &str, enforced: bool, watched: &str| {
-        if enforced {
-            return Check::ok(name, "enforced by the kernel");
-        }
-        Check::lacking(
-            name,
-            watched,
-            format!("have the controller `{}` delegated, or run estop as root", name.trim_end_matches("-limit")),
-        )
-    };
-    vec![
-        check("memory-limit", memory, "watched by the guardian, which stops the job when it is passed"),
-        check("pids-limit", pids, "watched by the guardian, which stops the job when it is passed"),
-        check("cpu-limit", cpu, "watched by the guardian, which stops the job when it is passed"),
-    ]
+/// How the limit called `name` would be enforced by the kernel.
+pub(crate) fn how_to_enforce(name: &str) -> String {
+    format!("have the controller `{name}` delegated, or run estop as root")
 }
 
 fn pressure() -> Check {

@@ -1,0 +1,14 @@
+//! The program on Linux.
+
+pub(crate) mod account;
+pub(crate) mod channel;
+pub(crate) mod commands;
+pub(crate) mod ending;
+pub(crate) mod files;
+pub(crate) mod foreground;
+pub(crate) mod host;
+pub(crate) mod places;
+pub(crate) mod processes;
+pub(crate) mod programs;
+pub(crate) mod terminal;
+pub(crate) mod words;

@@ -1,0 +1,68 @@
+//! Other processes.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use estop_watchdog::job::linux::{self, procfs};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::failure::Result;
+
+/// Clock ticks of a second, as `/proc/PID/stat` counts (`USER_HZ`, the same on every Linux).
+const TICKS: f64 = 100.0;
+
+/// Takes all descriptors that there may be. Only for commands that start nothing.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // With fewer the stop may not be proven, and says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// From here on what a child of this process leaves behind becomes this process's own.
+///
+/// # Errors
+/// The system's answer.
+pub(crate) fn inherit_orphans() -> Result<()> {
+    Ok(linux::inherit_orphans()?)
+}
+
+/// Ends all that this process has started, and all that they have, for at most `limit`. Whether something is left.
+pub(crate) fn end_descendants(limit: Duration) -> bool {
+    !linux::end_descendants(limit).is_empty()
+}
+
+/// How many processes have the mark of the job `id` in their environment, by a look of its own.
+pub(crate) fn marked(id: &str) -> usize {
+    procfs::marked(format!("ESTOP_JOB={id}").as_bytes()).len()
+}
+
+/// `program`, to be started in a session of its own, which a kill by process group misses.
+pub(crate) fn apart(program: &std::path::Path) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program).process_group(0);
+    command
+}
+
+/// The processor time of the process `pid`, which has one thread: to the nanosecond where the kernel keeps that (`schedstat`).
+pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
+    let exact = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
+    let exact =
+        exact.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).filter(|nanoseconds| *nanoseconds > 0);
+    #[expect(clippy::cast_precision_loss, reason = "ticks of some seconds")]
+    exact.map(Duration::from_nanos).or_else(|| Some(Duration::from_secs_f64(procfs::stat(pid)?.ticks as f64 / TICKS)))
+}
+
+/// Memory that is the process's own, in bytes. Where the kernel shows no details of it, what is resident and not shared.
+pub(crate) fn private_memory(pid: u32) -> Option<f64> {
+    let kibibytes = |line: &str| line.split_whitespace().nth(1)?.parse::<f64>().ok();
+    let details = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let own: Vec<f64> = details.lines().filter(|line| line.starts_with("Private_")).filter_map(kibibytes).collect();
+    if !own.is_empty() {
+        return Some(own.iter().sum::<f64>() * 1024.0);
+    }
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: Vec<f64> = statm.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    #[expect(clippy::cast_precision_loss, reason = "the size of a page")]
+    Some((pages.get(1)? - pages.get(2)?) * rustix::param::page_size() as f64)
+}

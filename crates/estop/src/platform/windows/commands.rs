@@ -1,0 +1,29 @@
+//! Commands that the program's own sandboxes run.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+
+/// Does nothing, well.
+pub(crate) const NOTHING: &[&str] = &["cmd", "/c", "rem"];
+
+/// This very program.
+///
+/// # Errors
+/// If the system does not know it.
+pub(crate) fn own_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// A command that becomes `count` processes that sleep, and makes the file `sign` when they are there.
+///
+/// # Errors
+/// If this program's own path, or that of `sign`, is not Unicode.
+pub(crate) fn sleepers(count: u64, sign: &Path) -> Result<Vec<String>> {
+    let program = own_program().map_err(|error| Failure::failed(format!("cannot find this program: {error}"), ""))?;
+    let shown = |path: &Path| {
+        let none = || Failure::failed(format!("{} is not Unicode", path.display()), "choose another TEMP");
+        path.to_str().map(str::to_owned).ok_or_else(none)
+    };
+    Ok(vec![shown(&program)?, "__helper".into(), "sleepers".into(), count.to_string(), shown(sign)?])
+}

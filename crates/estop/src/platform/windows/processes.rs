@@ -1,0 +1,51 @@
+//! Other processes.
+
+use std::os::windows::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use estop_watchdog::job::windows::usage;
+use windows_sys::Win32::System::Threading::{CREATE_NEW_PROCESS_GROUP, DETACHED_PROCESS};
+
+use crate::failure::Result;
+
+/// Handles are not limited.
+pub(crate) fn raise_descriptor_limit() {}
+
+/// Nothing is left behind that would be anybody's: a job ends with its guardian.
+///
+/// # Errors
+/// Never here.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+pub(crate) fn inherit_orphans() -> Result<()> {
+    Ok(())
+}
+
+/// There are none: a job ends with its guardian. Whether something is left.
+pub(crate) fn end_descendants(_limit: Duration) -> bool {
+    false
+}
+
+/// No process's environment can be looked into here.
+pub(crate) fn marked(_id: &str) -> usize {
+    0
+}
+
+/// `program`, to be started away from this console and this process group.
+pub(crate) fn apart(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.creation_flags(DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP);
+    command
+}
+
+/// The processor time of the process `pid`.
+pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
+    usage(pid).map(|usage| usage.cpu)
+}
+
+/// Memory that is the process's own, in bytes.
+#[expect(clippy::cast_precision_loss, reason = "a size")]
+pub(crate) fn private_memory(pid: u32) -> Option<f64> {
+    usage(pid).map(|usage| usage.memory_bytes as f64)
+}
