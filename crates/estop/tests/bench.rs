@@ -7,9 +7,13 @@ mod house;
 use std::path::Path;
 use std::process::Stdio;
 
-use house::{House, Outcome, until};
-use rustix::process::{Pid, Signal, kill_process};
+#[cfg(unix)]
+use house::until;
+use house::{House, Outcome};
 use serde_json::Value;
+
+/// The variable that names the place for temporary files.
+const TEMPORARY: &str = if cfg!(windows) { "TMP" } else { "TMPDIR" };
 
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).unwrap().next().is_none()
@@ -21,7 +25,7 @@ fn every_criterion_is_measured_and_nothing_is_left_behind() {
     let room = house.path().join("room");
     std::fs::create_dir(&room).unwrap();
     let mut command = house.command(&["--json", "bench", "--rounds", "1"]);
-    let outcome: Outcome = command.env("TMPDIR", &room).stdin(Stdio::null()).output().unwrap().into();
+    let outcome: Outcome = command.env(TEMPORARY, &room).stdin(Stdio::null()).output().unwrap().into();
     let report = outcome.expect(0).json();
     let measured = report["measurements"].as_array().unwrap();
     let of = |name: &str| -> &Value {
@@ -53,19 +57,20 @@ fn every_criterion_is_measured_and_nothing_is_left_behind() {
     assert!(is_empty(&room), "it left something in its temporary directory");
 }
 
+#[cfg(unix)]
 #[test]
 fn an_interruption_takes_everything_away() {
     let house = House::new();
     let room = house.path().join("room");
     std::fs::create_dir(&room).unwrap();
     let mut command = house.command(&["bench", "--rounds", "1"]);
-    command.env("TMPDIR", &room).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env(TEMPORARY, &room).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let bench = command.spawn().unwrap();
     let started = |dir: &Path| {
         std::fs::read_dir(dir).unwrap().flatten().any(|sandbox| sandbox.path().join("tree-1-0.ready").exists())
     };
     until("a tree is started", || started(&room));
-    kill_process(Pid::from_child(&bench), Signal::INT).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&bench), rustix::process::Signal::INT).unwrap();
     let outcome: Outcome = bench.wait_with_output().unwrap().into();
     assert!(outcome.stderr.contains("interrupted"), "{outcome:?}");
     outcome.expect(1);

@@ -10,7 +10,11 @@ fn a_runaway_is_stopped_and_everything_put_right() {
     let house = House::new();
     let room = house.path().join("room");
     std::fs::create_dir(&room).unwrap();
-    let output = house.command(&["drill", "runaway", "--json"]).env("TMPDIR", &room).output().unwrap();
+    let output = house
+        .command(&["drill", "runaway", "--json"])
+        .env(if cfg!(windows) { "TMP" } else { "TMPDIR" }, &room)
+        .output()
+        .unwrap();
     let outcome = house::Outcome::from(output).expect(0);
     let incident = outcome.json();
     assert_eq!(incident["outcome"], "recovered");

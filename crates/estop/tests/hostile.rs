@@ -2,6 +2,7 @@
 //!
 //! What each isolation cannot prevent stands in the tests by name, so that it is a decision and no surprise.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod house;

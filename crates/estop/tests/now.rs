@@ -4,6 +4,7 @@
 
 mod house;
 mod now {
+    #[cfg(unix)]
     mod everyone;
     mod forged;
     mod latch;

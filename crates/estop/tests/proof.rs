@@ -5,9 +5,11 @@
 mod house;
 mod scene;
 
-use rustix::process::Signal;
-use scene::{Running, Scene, process_state, signal, until};
+#[cfg(unix)]
+use scene::signal;
+use scene::{Held, Running, Scene, Signal, until};
 
+#[cfg(unix)]
 const TRACKED: [&str; 2] = ["--no-cgroup", "--no-pid-namespace"];
 
 fn sleeper(scene: &Scene, name: &str, options: &[&str]) -> Running {
@@ -16,11 +18,12 @@ fn sleeper(scene: &Scene, name: &str, options: &[&str]) -> Running {
     scene.guard(name, options, &["sh", "-c", &body], &sign)
 }
 
-fn guardian(scene: &Scene, name: &str) -> u32 {
-    u32::try_from(scene.status(name)["guardian"]["pid"].as_u64().unwrap()).unwrap()
+fn guardian(scene: &Scene, name: &str) -> Held {
+    Held::new(u32::try_from(scene.status(name)["guardian"]["pid"].as_u64().unwrap()).unwrap())
 }
 
 /// `now`, with no more than `limit` descriptors.
+#[cfg(unix)]
 fn now_with(scene: &Scene, limit: &str) -> house::Outcome {
     let plain = scene.command(&["--json", "now"]);
     let mut command = std::process::Command::new("sh");
@@ -35,6 +38,7 @@ fn now_with(scene: &Scene, limit: &str) -> house::Outcome {
     scene.start(&mut command).wait()
 }
 
+#[cfg(unix)]
 #[test]
 fn without_descriptors_it_is_never_a_success_while_something_runs() {
     let scene = Scene::new();
@@ -51,6 +55,7 @@ fn without_descriptors_it_is_never_a_success_while_something_runs() {
     scene.expect_nothing_left();
 }
 
+#[cfg(unix)]
 #[test]
 fn a_low_soft_limit_is_raised() {
     let scene = Scene::new();
@@ -64,6 +69,7 @@ fn a_low_soft_limit_is_raised() {
 }
 
 /// With its guardian, and `run` that would inherit from it, the only trace of what wiped its environment has gone.
+#[cfg(unix)]
 #[test]
 fn a_lost_lineage_is_not_called_empty() {
     let scene = Scene::new();
@@ -71,9 +77,9 @@ fn a_lost_lineage_is_not_called_empty() {
     let body = format!("env -i setsid sleep 1017.31 & echo > {}; exec sleep 1000", sign.display());
     let running = scene.guard("w", &TRACKED, &["sh", "-c", &body], "sign");
     let guardian = guardian(&scene, "w");
-    let orphan = std::fs::read_to_string(format!("/proc/{guardian}/task/{guardian}/children")).unwrap();
+    let orphan = guardian.children();
     running.signal(Signal::KILL);
-    signal(guardian, Signal::KILL);
+    guardian.signal(Signal::KILL);
     running.wait().expect(137);
     for _ in 0..2 {
         let answer = scene.json(3, &["now"]);
@@ -87,6 +93,7 @@ fn a_lost_lineage_is_not_called_empty() {
 }
 
 /// Ends the processes of this test that nothing marks any more.
+#[cfg(unix)]
 fn end_sleepers(seconds: &str) {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -104,27 +111,34 @@ fn a_stop_of_several_is_proven_only_if_every_one_is() {
     let two = sleeper(&scene, "two", &["--no-cgroup"]);
     let guardian = guardian(&scene, "two");
     two.signal(Signal::KILL);
-    signal(guardian, Signal::KILL);
+    guardian.signal(Signal::KILL);
     two.wait().expect(137);
-    until("the kernel has ended it", || !scene.workload_alive().values().any(|arguments| arguments.contains("two")));
+    until("the kernel has ended it", || scene.workload_alive().len() == 1);
     // Nothing is left of `two`, and `one` ends: that is proven.
     let answer = scene.json(0, &["stop", "one", "two"]);
     assert_eq!(answer["unreachable"], serde_json::json!([]), "{answer:#}");
     one.wait();
-    // What a dead guardian left of a job that nothing holds together is ended, but not proven.
-    let (three, four) = (sleeper(&scene, "three", &[]), sleeper(&scene, "four", &TRACKED));
-    let guardian = self::guardian(&scene, "four");
+    #[cfg(unix)]
+    a_job_that_nothing_holds_together_is_not_proven(&scene);
+    let left = scene.workload_alive();
+    assert!(left.is_empty(), "alive: {left:#?}");
+}
+
+/// What a dead guardian left of it is ended all the same.
+#[cfg(unix)]
+fn a_job_that_nothing_holds_together_is_not_proven(scene: &Scene) {
+    let (three, four) = (sleeper(scene, "three", &[]), sleeper(scene, "four", &TRACKED));
+    let guardian = guardian(scene, "four");
     four.signal(Signal::KILL);
-    signal(guardian, Signal::KILL);
+    guardian.signal(Signal::KILL);
     four.wait().expect(137);
     let answer = scene.json(3, &["stop", "three", "four"]);
     assert_eq!(answer["jobs"].as_array().unwrap().len(), 2, "{answer:#}");
     assert_eq!(answer["jobs"][1]["proven_empty"], false, "{answer:#}");
     three.wait();
-    let left = scene.workload_alive();
-    assert!(left.is_empty(), "alive: {left:#?}");
 }
 
+#[cfg(unix)]
 #[test]
 fn roots_order_reaches_the_guardians_of_another_user() {
     let Some(scene) = Scene::ordinary() else { return };
@@ -143,14 +157,15 @@ fn a_stopped_guardian_runs_again_once_its_job_is_ended() {
     let scene = Scene::new();
     let running = sleeper(&scene, "w", &[]);
     let guardian = guardian(&scene, "w");
-    signal(guardian, Signal::STOP);
-    until("it is stopped", || process_state(u64::from(guardian)) == Some('T'));
+    guardian.signal(Signal::STOP);
+    until("it is stopped", || guardian.has_stopped());
     scene.json(0, &["now"]);
     running.wait();
     scene.expect_nothing_left();
 }
 
 /// A record may name any directory; only the job's own groups are removed.
+#[cfg(unix)]
 #[test]
 fn directories_that_a_record_names_are_not_removed() {
     let scene = Scene::new();
@@ -175,6 +190,7 @@ fn directories_that_a_record_names_are_not_removed() {
 }
 
 /// Holds whoever opens the file for longer than any test, by a lease on it.
+#[cfg(unix)]
 const HOLD: &str = "import fcntl, os, signal, sys
 signal.signal(signal.SIGIO, signal.SIG_IGN)
 fd = os.open(sys.argv[1], os.O_RDWR)
@@ -183,6 +199,7 @@ print('held', flush=True)
 signal.pause()";
 
 /// As on a disk that does not answer: whoever opens the latch waits.
+#[cfg(unix)]
 #[test]
 fn a_latch_that_never_answers_does_not_hold_up_the_kill() {
     let scene = Scene::new();

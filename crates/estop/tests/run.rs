@@ -9,6 +9,7 @@ mod run {
     mod signals;
     mod streams;
     mod surroundings;
+    #[cfg(unix)]
     mod terminal;
 }
 mod scene;

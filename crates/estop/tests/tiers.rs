@@ -71,9 +71,11 @@ fn all_ends(new: impl Fn() -> Option<Scene>, options: &[&str], tier: &str) {
     }
 }
 
+#[cfg(unix)]
 const TRACKED: [&str; 2] = ["--no-cgroup", "--no-pid-namespace"];
 
 /// Where the tests are run by an ordinary user without a delegated cgroup, there is no kernel tier to test.
+#[cfg(unix)]
 fn has_cgroups() -> bool {
     let scene = Scene::new();
     let code = scene.run(&["run", "--require-tier", "kernel", "--", "true"]).code;
@@ -82,6 +84,13 @@ fn has_cgroups() -> bool {
     code == 0
 }
 
+#[cfg(windows)]
+#[test]
+fn job_object() {
+    all_ends(|| Some(Scene::new()), &[], "kernel");
+}
+
+#[cfg(unix)]
 #[test]
 fn cgroup_and_namespace() {
     if has_cgroups() {
@@ -89,6 +98,7 @@ fn cgroup_and_namespace() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn cgroup_alone() {
     if has_cgroups() {
@@ -96,21 +106,25 @@ fn cgroup_alone() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn namespace_alone() {
     all_ends(|| Some(Scene::new()), &["--no-cgroup"], "namespace");
 }
 
+#[cfg(unix)]
 #[test]
 fn tracked() {
     all_ends(|| Some(Scene::new()), &TRACKED, "tracked");
 }
 
+#[cfg(unix)]
 #[test]
 fn namespace_of_an_ordinary_user() {
     all_ends(Scene::ordinary, &["--no-cgroup"], "namespace");
 }
 
+#[cfg(unix)]
 #[test]
 fn delegated_cgroup_of_an_ordinary_user() {
     for options in [&[][..], &["--no-pid-namespace"]] {
@@ -118,11 +132,13 @@ fn delegated_cgroup_of_an_ordinary_user() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn tracked_of_an_ordinary_user() {
     all_ends(Scene::ordinary, &TRACKED, "tracked");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_tier_that_cannot_be_had_is_refused_before_anything_starts() {
     let cases: [(&[&str], &str); 3] = [(&["--no-cgroup"], "kernel"), (&TRACKED, "namespace"), (&TRACKED, "kernel")];
@@ -142,6 +158,7 @@ fn a_tier_that_cannot_be_had_is_refused_before_anything_starts() {
 }
 
 /// Some distributions let everybody make a user namespace, and nobody mount anything in it.
+#[cfg(unix)]
 #[test]
 fn where_namespaces_can_be_made_but_not_used_the_next_tier_is_taken_and_shown() {
     const DENY_MOUNTS: &str = r"

@@ -1,4 +1,5 @@
 //! The program with its secrets in a real OpenBao: put, given to a workload, rotated, and what it says when the server is away.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../../secrets/tests/bao/mod.rs"]

@@ -482,7 +482,11 @@ impl JobDir {
     /// If something in it cannot be removed.
     pub fn remove(&self, id: &str) -> Result<()> {
         if let Some(lock) = self.settle(id)? {
-            return self.remove_held(&lock);
+            self.remove_held(&lock)?;
+            drop(lock);
+            // Where the lock's name stays for as long as it is open, as on older Windows, the directory is empty only now.
+            let _ = fs::remove_dir(&self.path);
+            return Ok(());
         }
         // Another job has the name, and has put this outcome aside by now.
         if let Some(aside) = self.aside(id) {

@@ -1,9 +1,8 @@
 //! A daemon that is killed, and the next one.
 
-use rustix::process::Signal;
 use serde_json::json;
 
-use crate::scene::{Scene, until};
+use crate::scene::{Scene, Signal, signal, until};
 
 #[test]
 fn the_next_daemon_adopts_what_runs_what_is_frozen_and_what_is_stopping() {
@@ -44,7 +43,7 @@ fn the_next_daemon_adopts_what_runs_what_is_frozen_and_what_is_stopping() {
     // It was stopped on purpose, under the daemon before: it is not started again.
     scene.wait_state("stopping", "stopped");
     // The adopted are watched over: one that dies is started again.
-    crate::scene::signal(u32::try_from(runs["pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
+    signal(u32::try_from(runs["pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
     until("it was started again", || {
         let now = scene.status("runs");
         now["state"] == "running" && now["pid"] != runs["pid"]
@@ -56,18 +55,18 @@ fn the_next_daemon_adopts_what_runs_what_is_frozen_and_what_is_stopping() {
 
 #[test]
 fn now_needs_no_daemon_and_waits_for_none() {
-    for signal in [Signal::KILL, Signal::STOP] {
+    for fate in [Signal::KILL, Signal::STOP] {
         let scene = Scene::new();
         let villain = scene.villain();
         scene.house().config(&format!("[workload.a]\ncommand = [{villain:?}, \"everything\"]\nrestart = \"always\"\n"));
         let brain = scene.up();
         until("it runs", || scene.canary().join("ready").exists());
-        brain.signal(signal);
+        brain.signal(fate);
         let answer = scene.json(0, &["now"]);
         assert_eq!(answer["jobs"][0]["proven_empty"], true, "{answer:#}");
         let left = scene.workload_alive();
-        assert!(left.is_empty(), "{signal:?}: alive: {left:#?}");
-        if signal == Signal::STOP {
+        assert!(left.is_empty(), "{fate:?}: alive: {left:#?}");
+        if fate == Signal::STOP {
             brain.signal(Signal::CONT);
             scene.wait_state("a", "latched");
             scene.json(0, &["down"]);
@@ -88,7 +87,7 @@ fn a_guardian_that_dies_takes_its_job_along_and_is_replaced() {
     let brain = scene.up();
     until("it runs", || scene.canary().join("ready").exists());
     let guardian = scene.status("a")["guardian"]["pid"].as_u64().unwrap();
-    crate::scene::signal(u32::try_from(guardian).unwrap(), Signal::KILL);
+    signal(u32::try_from(guardian).unwrap(), Signal::KILL);
     scene.wait_state("a", "failed");
     let left = scene.workload_alive();
     assert!(left.is_empty(), "alive: {left:#?}");

@@ -1,8 +1,6 @@
 //! Secrets reach the workload that they are for, and nothing and nobody else.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-
-use crate::scene::{Scene, is_root, until};
+use crate::scene::{Scene, until};
 
 const FIRST: &str = "the-first-value-of-the-secret";
 
@@ -29,13 +27,17 @@ fn expect_hidden(scene: &Scene, value: &str) {
         let bytes = std::fs::read(path).unwrap_or_default();
         assert!(delivered || !contains(&bytes, value), "{} holds the secret in clear", path.display());
     });
+    #[cfg(unix)]
     for pid in std::fs::read_dir("/proc").unwrap().flatten() {
         let bytes = std::fs::read(pid.path().join("cmdline")).unwrap_or_default();
         assert!(!contains(&bytes, value), "{} shows the secret", String::from_utf8_lossy(&bytes));
     }
 }
 
+#[cfg(unix)]
 fn delivers(user: &str) {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
     let scene = Scene::new();
     scene.open_to_others();
     std::fs::set_permissions(scene.canary(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -84,12 +86,50 @@ fn delivers(user: &str) {
 
 #[test]
 fn as_estops_own_user() {
+    #[cfg(unix)]
     delivers("");
+    #[cfg(windows)]
+    delivers_by_polling();
 }
 
+/// There is no signal by which a workload could be told: it looks again when the test says so.
+#[cfg(windows)]
+fn delivers_by_polling() {
+    let scene = Scene::new();
+    let body = "printf %s \"$KEY\" > $CANARY/variable; cat \"$ESTOP_SECRETS_DIR/file\" > $CANARY/file; echo > $CANARY/ready; \
+                while [ ! -e $CANARY/again ]; do sleep 0.02; done; \
+                cat \"$ESTOP_SECRETS_DIR/file\" > $CANARY/after; echo > $CANARY/looked; sleep 1000";
+    scene.house().config(&format!(
+        "[secret.\"a/key\"]\ngenerate = {{ length = 30 }}\n\
+         [workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\nsecrets = {{ KEY = \"a/key\" }}\nsecret_files = {{ file = \"a/key\" }}\n"
+    ));
+    scene.house().feed(&["secret", "put", "a/key"], FIRST).expect(0);
+    let brain = scene.up();
+    let read = |name: &str| std::fs::read_to_string(scene.canary().join(name)).unwrap_or_default();
+    until("it has looked", || scene.canary().join("ready").exists());
+    assert_eq!((read("variable").as_str(), read("file").as_str()), (FIRST, FIRST));
+    let outside = scene.run_dir().join("jobs/a/secrets/file");
+    expect_hidden(&scene, FIRST);
+    let exposure = scene.json(0, &["secret", "exposure", "a/key"]).to_string();
+    assert!(exposure.contains("\"a\"") && exposure.contains("file") && exposure.contains("env"), "{exposure}");
+
+    let rotated = scene.json(0, &["rotate", "a/key"]);
+    assert_eq!(rotated["rotations"][0]["promoted"], true, "{rotated:#}");
+    std::fs::write(scene.canary().join("again"), "").unwrap();
+    until("it has read the new value", || scene.canary().join("looked").exists());
+    assert_eq!(read("after"), scene.run(&["secret", "get", "a/key"]).stdout.trim_end());
+    expect_hidden(&scene, &read("after"));
+    scene.json(0, &["down"]);
+    assert!(!outside.exists(), "a secret was left behind");
+    let log = brain.wait().expect(0).stderr;
+    assert!(!log.contains(FIRST) && !log.contains(&read("after")), "{log}");
+    scene.expect_nothing_left();
+}
+
+#[cfg(unix)]
 #[test]
 fn as_another_user() {
-    if is_root() {
+    if crate::scene::is_root() {
         delivers("user = \"nobody\"");
     }
 }

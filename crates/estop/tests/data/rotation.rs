@@ -6,7 +6,9 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::house::{House, until};
+use crate::house::House;
+#[cfg(unix)]
+use crate::house::until;
 
 /// Answers one request with 204 and gives its body.
 fn webhook() -> (u16, JoinHandle<String>) {
@@ -186,11 +188,13 @@ fn what_a_workload_was_given_is_known_and_replaced() {
 }
 
 /// A program under guard, until this is dropped.
+#[cfg(unix)]
 struct Guarded<'a> {
     house: &'a House,
     run: std::process::Child,
 }
 
+#[cfg(unix)]
 impl Drop for Guarded<'_> {
     fn drop(&mut self) {
         self.house.run(&["now", "agent"]);
@@ -198,6 +202,7 @@ impl Drop for Guarded<'_> {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_running_workload_gets_the_new_value_in_its_file_before_its_signal() {
     let house = House::new();

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+#[cfg(unix)]
+use serde_json::json;
 
 use crate::house::{House, until};
 
@@ -119,7 +122,7 @@ fn a_configured_store_is_meant_by_its_name_and_by_its_path() {
     assert_eq!(done["restored"], 1);
     assert_eq!(fs::read_to_string(only).unwrap(), "note 1\n");
     assert_eq!(fs::read_to_string(kb.join("notes/2.md")).unwrap(), "two\n");
-    house.run(&["rollback", "kb", "--to", id, "--path", "/etc"]).expect(2);
+    house.run(&["rollback", "kb", "--to", id, "--path", if cfg!(unix) { "/etc" } else { r"C:\windows" }]).expect(2);
     house.run(&["rollback", "kb", "--to", id, "--path", "../state"]).expect(2);
 }
 
@@ -317,6 +320,7 @@ fn a_file_that_another_program_has_open_for_writing_keeps_the_store_as_it_is() {
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "one");
 }
 
+#[cfg(unix)]
 #[test]
 fn rights_come_back_only_on_request_and_what_is_held_back_is_said() {
     let (house, kb) = with_knowledge();
@@ -342,6 +346,7 @@ fn rights_come_back_only_on_request_and_what_is_held_back_is_said() {
     assert!(said.contains("1 file came back without set-uid") && said.contains(": tool\n"), "{said}");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_directory_that_was_closed_to_everybody_is_opened_as_it_was() {
     let (house, kb) = with_knowledge();

@@ -4,12 +4,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Write as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+pub(crate) mod windows;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
 
 /// The program under test.
 pub(crate) const ESTOP: &str = env!("CARGO_BIN_EXE_estop");
@@ -37,12 +46,14 @@ pub(crate) struct Outcome {
 impl House {
     /// An empty place.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("estop-house-").tempdir().unwrap() }
+        let house = Self { dir: tempfile::Builder::new().prefix("estop-house-").tempdir().unwrap() };
+        system::furnish(&house.path());
+        house
     }
 
     /// Where it is, without symbolic links.
     pub(crate) fn path(&self) -> PathBuf {
-        self.dir.path().canonicalize().unwrap()
+        dunce::canonicalize(self.dir.path()).unwrap()
     }
 
     /// The state directory. It is absent until the program makes it.
@@ -52,7 +63,7 @@ impl House {
 
     /// Writes `text` as the configuration; every later command uses it.
     pub(crate) fn config(&self, text: &str) {
-        std::fs::write(self.config_path(), text).unwrap();
+        std::fs::write(self.config_path(), system::configuration(text)).unwrap();
     }
 
     fn config_path(&self) -> PathBuf {
@@ -67,23 +78,26 @@ impl House {
         path
     }
 
-    /// Writes a shell script that can be executed, and says where.
+    /// Writes a shell script that can be executed, and says what to execute.
     pub(crate) fn script(&self, path: impl AsRef<Path>, body: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
-        let path = self.file(path, format!("#!/bin/sh\n{body}\n"));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        system::script(self, path.as_ref(), body)
+    }
+
+    /// The program under test, as it is run here.
+    pub(crate) fn program(&self) -> PathBuf {
+        system::program(&self.path())
     }
 
     /// The program with these arguments, not yet started. Nothing of the surroundings' configuration reaches it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(ESTOP);
+        let mut command = Command::new(self.program());
         let foreign = |name: &str| ["ESTOP_", "VAULT_", "BAO_", "XDG_"].iter().any(|prefix| name.starts_with(prefix));
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(foreign) {
                 command.env_remove(name);
             }
         }
+        system::lead(&mut command, &self.path());
         command.env("HOME", self.path()).env("ESTOP_STATE_DIR", self.state_dir());
         // Without one of its own it must not find the host's: an empty one says the same as none.
         let config = self.config_path();
@@ -120,9 +134,8 @@ impl House {
 
 impl From<Output> for Outcome {
     fn from(output: Output) -> Self {
-        let signal = || 128 + output.status.signal().unwrap_or_default();
         Self {
-            code: output.status.code().unwrap_or_else(signal),
+            code: code_of(output.status),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -144,6 +157,11 @@ impl Outcome {
         assert_eq!(self.code, code, "{self:?}");
         self
     }
+}
+
+/// The exit code; 128+N if signal N ended it.
+pub(crate) fn code_of(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| system::signal_code(status))
 }
 
 /// Waits until `condition` holds.

@@ -1,26 +1,24 @@
 //! A record that somebody else made up, or that has grown old, leads to nothing that is not a job of this estop.
 
+#[cfg(unix)]
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, runs, signal};
+use crate::scene::{Scene, Signal, bystander, identity, runs, signal};
 
 /// A bystander, that is ended with the test.
 struct Bystander(std::process::Child);
 
 impl Bystander {
     fn new() -> Self {
-        Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap())
+        Self(bystander())
     }
 
     fn id(&self) -> Value {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
-        let begun: u64 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
-        json!({"pid": self.0.id(), "start_time": begun})
+        let found = identity(self.0.id());
+        json!({"pid": found.pid, "start_time": found.start_time})
     }
 
     fn is_alive(&self) -> bool {
@@ -51,6 +49,7 @@ fn forge(path: &Path, record: &Value) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path.with_file_name("lock"), "").unwrap();
     std::fs::write(path, record.to_string()).unwrap();
+    #[cfg(unix)]
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
@@ -81,6 +80,7 @@ fn a_process_that_is_not_the_one_recorded_is_left_alone() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_cgroup_that_is_not_a_job_of_estops_is_left_alone() {
     let scene = Scene::new();
@@ -109,11 +109,13 @@ fn a_cgroup_that_is_not_a_job_of_estops_is_left_alone() {
 }
 
 /// A cgroup with a process in it that has nothing to do with estop.
+#[cfg(unix)]
 struct Stranger {
     path: PathBuf,
     bystander: Bystander,
 }
 
+#[cfg(unix)]
 impl Stranger {
     fn new(path: &Path) -> Self {
         std::fs::create_dir(path).unwrap();
@@ -123,6 +125,7 @@ impl Stranger {
     }
 }
 
+#[cfg(unix)]
 impl Drop for Stranger {
     fn drop(&mut self) {
         let _ = self.bystander.0.kill();
@@ -132,6 +135,7 @@ impl Drop for Stranger {
 }
 
 /// Another job's group, at the right place but with another inode than recorded, stays another's.
+#[cfg(unix)]
 #[test]
 fn another_job_at_the_same_place_is_left_alone() {
     let scene = Scene::new();
@@ -169,19 +173,23 @@ fn a_record_that_others_could_have_written_is_not_followed() {
         scene.json(0, &["reset"]);
     };
     forge(&path, &record);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-    expect_alive("writable by all");
-    let elsewhere = scene.house().file("elsewhere.json", record.to_string());
-    std::fs::remove_file(&path).unwrap();
-    std::os::unix::fs::symlink(elsewhere, &path).unwrap();
-    expect_alive("a symbolic link");
-    std::fs::remove_file(&path).unwrap();
+    #[cfg(unix)]
+    {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        expect_alive("writable by all");
+        let elsewhere = scene.house().file("elsewhere.json", record.to_string());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(elsewhere, &path).unwrap();
+        expect_alive("a symbolic link");
+        std::fs::remove_file(&path).unwrap();
+    }
     forge(&path, &json!({"schema_version": 99}));
     expect_alive("another version");
     std::fs::write(&path, "not json").unwrap();
     expect_alive("no record");
     std::fs::write(&path, vec![b'x'; 2 << 20]).unwrap();
     expect_alive("too large");
+    #[cfg(unix)]
     if crate::scene::is_root() {
         // An ordinary user's record leads to that user's processes only, and the bystander is root's.
         forge(&path, &record);

@@ -14,8 +14,7 @@ fn it_holds_for_a_new_daemon_without_a_run_directory_and_a_reset_starts_nothing(
     let answer = scene.json(0, &["now", "--reason", "enough"]);
     assert_eq!(answer["jobs"].as_array().unwrap().len(), 2, "{answer:#}");
     scene.wait_state("b", "latched");
-    brain.signal(rustix::process::Signal::TERM);
-    brain.wait().expect(0);
+    brain.leave();
     // All that a restart of the machine leaves.
     std::fs::remove_dir_all(scene.run_dir()).unwrap();
     let brain = scene.up();

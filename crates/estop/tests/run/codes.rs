@@ -1,6 +1,6 @@
 //! Exit codes, and the summary.
 
-use crate::scene::Scene;
+use crate::scene::{Scene, TIERS};
 
 #[test]
 fn the_commands_own_end_is_passed_on() {
@@ -8,6 +8,7 @@ fn the_commands_own_end_is_passed_on() {
     for code in [0, 1, 2, 3, 7, 124, 125, 255] {
         scene.run(&["run", "--", "sh", "-c", &format!("exit {code}")]).expect(code);
     }
+    #[cfg(unix)]
     for (signal, code) in [("TERM", 143), ("KILL", 137), ("INT", 130), ("SEGV", 139)] {
         scene.run(&["run", "--", "sh", "-c", &format!("kill -{signal} $$")]).expect(code);
     }
@@ -18,14 +19,17 @@ fn the_commands_own_end_is_passed_on() {
 fn what_cannot_be_run_has_the_shells_codes() {
     let scene = Scene::new();
     let plain = scene.house().file("plain", "no program").display().to_string();
-    let broken = scene.house().script("broken", "").display().to_string();
-    std::fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
+    #[cfg(unix)]
+    {
+        let broken = scene.house().script("broken", "").display().to_string();
+        std::fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
+        scene.run(&["run", "--", &broken]).expect(127);
+    }
     assert!(scene.run(&["run", "--", "/no/such/command"]).expect(127).stderr.contains("/no/such/command"));
     scene.run(&["run", "--", "no-such-command-in-path"]).expect(127);
     scene.run(&["run", "--", &plain]).expect(126);
     scene.run(&["run", "--", "/"]).expect(126);
-    scene.run(&["run", "--", &broken]).expect(127);
-    for options in [&["--no-cgroup"][..], &["--no-cgroup", "--no-pid-namespace"], &["--no-pid-namespace"]] {
+    for options in TIERS.iter().copied().chain([&["--no-pid-namespace"][..]]) {
         let mut arguments = vec!["run"];
         arguments.extend(options);
         scene.run(&[&arguments[..], &["--", "/no/such/command"]].concat()).expect(127);
@@ -89,8 +93,11 @@ fn the_summary_says_how_it_went_and_standard_output_stays_empty() {
     for field in ["memory_bytes", "cpu_cores", "processes"] {
         assert!(told["peak"][field].is_number(), "{told:#}");
     }
-    scene.run(&["run", "--summary", &summary, "--", "sh", "-c", "kill -9 $$"]).expect(137);
-    assert_eq!((&read()["exit"]["code"], &read()["exit"]["signal"]), (&serde_json::Value::Null, &9.into()));
+    #[cfg(unix)]
+    {
+        scene.run(&["run", "--summary", &summary, "--", "sh", "-c", "kill -9 $$"]).expect(137);
+        assert_eq!((&read()["exit"]["code"], &read()["exit"]["signal"]), (&serde_json::Value::Null, &9.into()));
+    }
     let outcome = scene.run(&["run", "--time-max", "300ms", "--summary", &summary, "--", "sleep", "1000"]).expect(124);
     assert_eq!((outcome.stdout.as_str(), &read()["stopped_by"]), ("", &"critical-stop".into()));
     let incident = read()["incident"].as_str().unwrap().to_owned();

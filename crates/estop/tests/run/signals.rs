@@ -1,15 +1,12 @@
 //! Signals that are sent to `estop run` reach the command.
 
-use rustix::process::Signal;
+use crate::scene::{Scene, Signal, TIERS, until};
 
-use crate::scene::{Scene, until};
-
-const TIERS: [&[&str]; 3] = [&[], &["--no-cgroup"], &["--no-cgroup", "--no-pid-namespace"]];
-
+#[cfg(unix)]
 #[test]
 fn signals_reach_the_command() {
     let scene = Scene::new();
-    for options in TIERS {
+    for &options in TIERS {
         let _ = std::fs::remove_file(scene.path().join("sign"));
         let body = "for s in TERM INT USR1 USR2 HUP QUIT; do trap \"echo $s >> got\" $s; done; echo > sign; \
                     while [ ! -e enough ]; do sleep 0.02; done; exit 9";
@@ -36,9 +33,10 @@ fn signals_reach_the_command() {
     scene.expect_nothing_left();
 }
 
+#[cfg(unix)]
 #[test]
 fn a_command_that_a_signal_ends_takes_its_children_along() {
-    for options in TIERS {
+    for &options in TIERS {
         let scene = Scene::new();
         let villain = scene.villain();
         let running = scene.guard(
@@ -57,7 +55,7 @@ fn a_command_that_a_signal_ends_takes_its_children_along() {
 /// Decided and documented: whoever kills `estop run` ends its job.
 #[test]
 fn the_job_ends_with_run() {
-    for options in TIERS {
+    for &options in TIERS {
         let scene = Scene::new();
         let running = scene.guard(
             "w",
@@ -75,7 +73,7 @@ fn the_job_ends_with_run() {
 /// Where the host offers it, the kernel ends the job of a guardian that is killed; elsewhere `run` itself does.
 #[test]
 fn the_job_ends_with_its_guardian() {
-    for options in TIERS {
+    for &options in TIERS {
         let scene = Scene::new();
         let running = scene.guard("w", options, &[&scene.villain(), "everything"], "canary/ready");
         let guardian = scene.status("w")["guardian"]["pid"].as_u64().unwrap();

@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
-use crate::scene::{Scene, until};
+use crate::scene::Scene;
+#[cfg(unix)]
+use crate::scene::until;
 
 /// More than any pipe holds, in bytes.
 const MUCH: usize = 1_000_000_000;
@@ -38,6 +40,7 @@ fn the_streams_stay_apart() {
 }
 
 /// Whoever reads from a command sees its streams end when the command closes them, though it lives on.
+#[cfg(unix)]
 #[test]
 fn closing_a_stream_early_shows_at_the_other_end() {
     let scene = Scene::new();
@@ -57,6 +60,7 @@ fn closing_a_stream_early_shows_at_the_other_end() {
 }
 
 /// The command's input ends when its writer closes it, and a writer without a reader is told so.
+#[cfg(unix)]
 #[test]
 fn nobody_holds_the_other_ends_of_the_pipes() {
     let scene = Scene::new();

@@ -1,18 +1,29 @@
 //! What a command inherits: arguments, variables, descriptors, mask, directory, user.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
 use std::process::Stdio;
 
-use crate::scene::{Scene, is_root};
+use crate::scene::Scene;
+#[cfg(unix)]
+use crate::scene::is_root;
 
 #[test]
 fn arguments_and_variables_need_not_be_text() {
     let scene = Scene::new();
-    let strange = OsString::from_vec(vec![b'a', 0xff, 0xfe, b'\n', b'z']);
-    let mut command = scene.command(&["run", "--", "sh", "-c", "printf '%s|%s|%s' \"$1\" \"$STRANGE\" \"$2\"", "sh"]);
-    let output = command.arg(&strange).arg("").env("STRANGE", &strange).stdin(Stdio::null()).output().unwrap();
-    let wanted = [b"a\xff\xfe\nz|".as_slice(), b"a\xff\xfe\nz|"].concat();
+    #[cfg(unix)]
+    let (strange, shown) =
+        (std::os::unix::ffi::OsStringExt::from_vec(vec![b'a', 0xff, 0xfe, b'\n', b'z']), b"a\xff\xfe\nz");
+    // Half a character of UTF-16.
+    #[cfg(windows)]
+    let (strange, shown) = (std::os::windows::ffi::OsStringExt::from_wide(&[0x61, 0xd800, 0x7a]), b"a\xed\xa0\x80z");
+    let strange: OsString = strange;
+    #[cfg(unix)]
+    let show = ["run", "--", "sh", "-c", "printf '%s|%s|%s' \"$1\" \"$2\" \"$STRANGE\"", "sh"];
+    #[cfg(windows)]
+    let show = ["run", "--", "show", "STRANGE"];
+    let output =
+        scene.command(&show).arg(&strange).arg("").env("STRANGE", &strange).stdin(Stdio::null()).output().unwrap();
+    let wanted = [shown.as_slice(), b"||", shown].concat();
     assert_eq!(output.stdout, wanted, "{output:?}");
 }
 
@@ -28,6 +39,7 @@ fn variables_are_the_callers_and_none_of_estops_keys() {
     assert!(!text.contains("the-key") && !text.contains("the-token"), "{text}");
 }
 
+#[cfg(unix)]
 #[test]
 fn descriptors_mask_and_directory_are_the_callers() {
     let scene = Scene::new();
@@ -53,6 +65,7 @@ fn descriptors_mask_and_directory_are_the_callers() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn another_user_is_become_wholly() {
     if !is_root() {
@@ -75,6 +88,7 @@ fn another_user_is_become_wholly() {
 
 /// A command that is started by `nohup` ignores SIGHUP; one that is not, does not; and none inherits what estop ignores
 /// for itself.
+#[cfg(unix)]
 #[test]
 fn ignored_signals_are_those_of_the_caller() {
     let scene = Scene::new();

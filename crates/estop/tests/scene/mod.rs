@@ -5,37 +5,38 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 pub(crate) use crate::house::until;
-use crate::house::{ESTOP, House, Outcome, PATIENCE};
+use crate::house::{House, Outcome, PATIENCE, code_of};
 
+#[cfg(unix)]
 pub(crate) mod group;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
-use group::Group;
-
-/// The ordinary user that tests become: not `nobody`, whom workloads of other tests become.
-const ORDINARY: u32 = 61_234;
-/// The variable by which a test finds everything that it started, without asking estop.
-const MARK: &str = "SCENE_MARK";
-
-/// A program of many habits: `villain.sh HABIT`. Everything it starts writes to `$CANARY` for as long as it lives.
-const VILLAIN: &str = include_str!("villain.sh");
+#[cfg(unix)]
+use unix as system;
+#[cfg(unix)]
+#[allow(unused_imports, reason = "each test file uses a part of it")]
+pub(crate) use unix::{Held, Identity, Signal, TIERS, bystander, give, identity, is_root, runs, signal, taken_by};
+#[cfg(windows)]
+use windows as system;
+#[cfg(windows)]
+#[allow(unused_imports, reason = "each test file uses a part of it")]
+pub(crate) use windows::{Held, Identity, Signal, TIERS, bystander, identity, runs, signal, taken_by};
 
 /// A house, the user whose it is, and what runs in it.
 pub(crate) struct Scene {
     house: House,
-    mark: String,
-    program: PathBuf,
-    ordinary: bool,
-    delegated: Option<Group>,
+    guise: system::Guise,
     started: AtomicU32,
 }
 
@@ -50,46 +51,9 @@ impl Scene {
     /// With estop as the user that runs the tests.
     pub(crate) fn new() -> Self {
         let house = House::new();
-        let mark = format!("{}-{}", std::process::id(), house.path().display());
-        let scene =
-            Self { house, mark, program: ESTOP.into(), ordinary: false, delegated: None, started: AtomicU32::new(0) };
-        scene.house.script("villain.sh", VILLAIN);
+        let scene = Self { guise: system::Guise::own(&house), house, started: AtomicU32::new(0) };
         std::fs::create_dir(scene.canary()).unwrap();
         scene
-    }
-
-    /// With estop as an ordinary user; `None` where the tests are not run by root, who alone can become another.
-    pub(crate) fn ordinary() -> Option<Self> {
-        if !is_root() {
-            return None;
-        }
-        let mut scene = Self::new();
-        scene.ordinary = true;
-        // The build's directory need not be readable for others.
-        scene.program = scene.path().join("bin-estop");
-        std::fs::copy(ESTOP, &scene.program).unwrap();
-        give(&scene.path());
-        give(&scene.canary());
-        Some(scene)
-    }
-
-    /// As [`Scene::ordinary`], in a cgroup that was delegated to that user.
-    pub(crate) fn delegated() -> Option<Self> {
-        let mut scene = Self::ordinary()?;
-        let group = Group::new();
-        group.delegate(ORDINARY);
-        scene.delegated = Some(group);
-        Some(scene)
-    }
-
-    /// Whether estop runs as the ordinary user.
-    pub(crate) fn is_ordinary(&self) -> bool {
-        self.ordinary
-    }
-
-    /// Lets other users look for what they know by name.
-    pub(crate) fn open_to_others(&self) {
-        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     }
 
     pub(crate) fn house(&self) -> &House {
@@ -108,31 +72,15 @@ impl Scene {
         self.path().join("canary")
     }
 
+    /// A program of many habits, `VILLAIN HABIT`: everything it starts writes to `$CANARY` for as long as it lives.
     pub(crate) fn villain(&self) -> String {
-        self.path().join("villain.sh").display().to_string()
+        system::villain(&self.path()).display().to_string()
     }
 
-    /// The program with these arguments, as the scene's user, marked.
+    /// The program with these arguments, as the scene's user, to be found again.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let plain = self.house.command(arguments);
-        let mut command = if self.ordinary {
-            let mut command = Command::new("sh");
-            command.args(["-c", "test -z \"$0\" || echo $$ > \"$0/cgroup.procs\"; exec setpriv \"$@\""]);
-            command.arg(self.delegated.as_ref().map_or(Path::new(""), Group::path));
-            let id = ORDINARY.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&self.program);
-            command.args(arguments).current_dir(self.path());
-            for (name, value) in plain.get_envs() {
-                match value {
-                    Some(value) => command.env(name, value),
-                    None => command.env_remove(name),
-                };
-            }
-            command
-        } else {
-            plain
-        };
-        command.env(MARK, &self.mark).env("CANARY", self.canary());
+        let mut command = self.guise.command(self.house.command(arguments), &self.path());
+        command.env("CANARY", self.canary());
         command
     }
 
@@ -206,33 +154,6 @@ impl Scene {
         running
     }
 
-    /// Everything that this test started and that is alive, found without asking estop: by its environment and its
-    /// arguments.
-    pub(crate) fn alive(&self) -> BTreeMap<u32, String> {
-        let mut found = BTreeMap::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
-            let wanted = format!("{MARK}={}", self.mark);
-            let marked = read("environ").split(|&byte| byte == 0).any(|one| one == wanted.as_bytes());
-            let arguments = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            if pid != std::process::id() && (marked || arguments.contains(self.path().to_str().unwrap())) {
-                found.insert(pid, arguments);
-            }
-        }
-        found
-    }
-
-    /// Of those, what is not estop itself.
-    pub(crate) fn workload_alive(&self) -> BTreeMap<u32, String> {
-        let mut found = self.alive();
-        found.retain(|pid, _| {
-            std::fs::read_link(format!("/proc/{pid}/exe"))
-                .is_ok_and(|exe| exe != self.program && exe != Path::new(ESTOP))
-        });
-        found
-    }
-
     /// Expects that nothing of the workload is alive now, nothing writes any more, and that what is left of estop ends.
     #[track_caller]
     pub(crate) fn expect_nothing_left(&self) {
@@ -241,43 +162,14 @@ impl Scene {
         let before = self.written();
         until("estop itself has ended", || self.alive().is_empty());
         assert_eq!(before, self.written(), "something still writes");
-        let groups = self.cgroups();
-        assert!(groups.is_empty(), "left behind: {groups:?}");
+        let left = system::left_in_the_system(self);
+        assert!(left.is_empty(), "left behind: {left:?}");
     }
 
     /// What each writer has written so far.
     pub(crate) fn written(&self) -> BTreeMap<PathBuf, u64> {
         let entries = std::fs::read_dir(self.canary()).unwrap().flatten();
         entries.map(|entry| (entry.path(), entry.metadata().map_or(0, |metadata| metadata.len()))).collect()
-    }
-
-    /// The name of this estop's group of jobs.
-    pub(crate) fn instance(&self) -> String {
-        let path = self.house.state_dir();
-        blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned()
-    }
-
-    /// The cgroups of this estop's jobs that exist, in every hierarchy.
-    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounts = mounts.lines().filter_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, mount, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| PathBuf::from(mount))
-        });
-        let paths: Vec<&str> = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
-        let delegated = self.delegated.iter().map(|group| group.path().join("estop").join(self.instance()));
-        let mut found: Vec<PathBuf> = delegated.filter(|group| group.is_dir()).collect();
-        for mount in mounts {
-            for path in paths.iter().chain(&["/"]) {
-                let group = mount.join(path.trim_start_matches('/')).join("estop").join(self.instance());
-                if group.is_dir() && !found.contains(&group) {
-                    found.push(group);
-                }
-            }
-        }
-        found
     }
 }
 
@@ -289,22 +181,10 @@ impl Drop for Scene {
             if alive.is_empty() {
                 break;
             }
-            for pid in alive.keys() {
-                signal(*pid, Signal::KILL);
-            }
+            system::end_all(self, &alive);
             std::thread::sleep(Duration::from_millis(5));
         }
-        // A group is busy until the last of its processes was reaped.
-        while !self.cgroups().is_empty() && begun.elapsed() < PATIENCE {
-            for group in self.cgroups() {
-                for job in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-                    let _ = std::fs::remove_dir(job.path());
-                }
-                let _ = std::fs::remove_dir(&group);
-                let _ = std::fs::remove_dir(group.parent().unwrap());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        system::tidy(self, begun + PATIENCE);
     }
 }
 
@@ -314,7 +194,13 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, which: Signal) {
-        signal(self.pid(), which);
+        Held::new(self.pid()).signal(which);
+    }
+
+    /// Ends a daemon alone, as a service manager does.
+    #[track_caller]
+    pub(crate) fn leave(self) {
+        system::leave(self);
     }
 
     /// What it has said on standard error so far.
@@ -335,10 +221,8 @@ impl Running {
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome {
-        use std::os::unix::process::ExitStatusExt as _;
         until("the program has ended", || self.child.try_wait().unwrap().is_some());
-        let status = self.child.wait().unwrap();
-        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+        let code = code_of(self.child.wait().unwrap());
         Outcome { code, stdout: self.output(), stderr: self.errors() }
     }
 }
@@ -348,32 +232,4 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Sends a signal to a process that this test started.
-pub(crate) fn signal(pid: u32, which: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    // It may have ended meanwhile.
-    let _ = kill_process(pid, which);
-}
-
-/// Makes `path` the ordinary user's.
-pub(crate) fn give(path: &Path) {
-    std::os::unix::fs::chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
-}
-
-/// Whether the tests are run by root.
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// The state letter of a process, as `/proc` names it; `None` once it is gone.
-pub(crate) fn process_state(pid: u64) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(") ")?.1.chars().next()
-}
-
-/// Whether a process is there and not just waiting to be reaped.
-pub(crate) fn runs(pid: u64) -> bool {
-    process_state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }

@@ -6,7 +6,6 @@ mod random;
 mod refused;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -31,7 +30,7 @@ impl Desk {
     }
 
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        Config::parse(text, &self.path("estop.toml"))
+        Config::parse(&here(text), &self.path("estop.toml"))
     }
 
     fn surroundings(&self) -> Surroundings<'static> {
@@ -47,7 +46,7 @@ impl Desk {
     /// The problems as (message, hint, the rest of the line from where the message points).
     fn problems(&self, text: &str) -> Vec<(String, String, String)> {
         let error = self.check(text).expect_err(text);
-        found(&error, text)
+        found(&error, &here(text))
     }
 
     /// The only problem there is.
@@ -79,6 +78,11 @@ fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// `text` with a program that every host of this kind has.
+fn here(text: &str) -> String {
+    if cfg!(windows) { text.replace("\"sh\"", "\"cmd\"") } else { text.to_owned() }
+}
+
 const GOOD: &str = "[workload.agent]\ncommand = [\"sh\"]\n[store.kb]\npath = \"kb\"\n";
 
 #[test]
@@ -86,8 +90,10 @@ fn what_is_not_written_has_its_default() {
     let desk = Desk::new();
     let config = desk.check(GOOD).unwrap();
     let agent = &config.workloads["agent"];
-    let expected =
-        Workload { directory: Some(desk.dir.path().to_owned()), ..Workload::new(Command::from(vec!["sh".to_owned()])) };
+    let expected = Workload {
+        directory: Some(desk.dir.path().to_owned()),
+        ..Workload::new(Command::from(vec![if cfg!(windows) { "cmd" } else { "sh" }.to_owned()]))
+    };
     assert_eq!(*agent, expected);
     assert_eq!(agent.grace.duration().as_secs(), 10);
     assert_eq!(agent.on_breach, OnBreach::CriticalStop);
@@ -100,12 +106,13 @@ fn what_is_not_written_has_its_default() {
 #[test]
 fn paths_are_relative_to_the_file() {
     let desk = Desk::new();
+    let elsewhere = desk.path("/v");
     let text = "[estop]\nstate_dir = \"s\"\n[workload.a]\ncommand = [\"sh\"]\ndirectory = \"kb\"\n[store.kb]\npath = \"./kb\"\nvault = \"/v\"\n\
                 [vault]\naddress = \"https://v\"\nauth = { token_file = \"token\" }\nca_file = \"ca.pem\"\n";
     let config = desk.parse(text).unwrap();
     assert_eq!(config.estop.state_dir, Some(desk.path("s")));
     assert_eq!(config.workloads["a"].directory, Some(desk.path("kb")));
-    assert_eq!(config.stores["kb"].vault.as_deref(), Some(Path::new("/v")));
+    assert_eq!(config.stores["kb"].vault.as_deref(), Some(elsewhere.as_path()));
     let vault = config.vault.unwrap();
     assert_eq!(vault.auth, Auth::Token { token_file: desk.path("token") });
     assert_eq!(vault.ca_file, Some(desk.path("ca.pem")));
@@ -126,10 +133,19 @@ fn limits_are_written_freely() {
 fn a_program_is_found_as_the_workload_would_find_it() {
     let desk = Desk::new();
     fs::create_dir(desk.path("bin")).unwrap();
-    fs::write(desk.path("bin/agent"), "#!/bin/sh\n").unwrap();
     let text = format!("[workload.a]\ncommand = [\"agent\"]\nenvironment = {{ PATH = {:?} }}\n", desk.path("bin"));
-    assert!(desk.problem(&text).0.contains("not executable"));
-    fs::set_permissions(desk.path("bin/agent"), fs::Permissions::from_mode(0o755)).unwrap();
+    #[cfg(unix)]
+    {
+        fs::write(desk.path("bin/agent"), "#!/bin/sh\n").unwrap();
+        assert!(desk.problem(&text).0.contains("not executable"));
+        fs::set_permissions(desk.path("bin/agent"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    #[cfg(windows)]
+    {
+        fs::write(desk.path("bin/batch.cmd"), "").unwrap();
+        assert!(desk.problem(&text.replace("agent", "batch.cmd")).1.contains("cmd"));
+        fs::write(desk.path("bin/agent.exe"), "").unwrap();
+    }
     assert!(desk.check(&text).is_ok());
     assert!(desk.check("[workload.a]\ncommand = [\"./agent\"]\ndirectory = \"bin\"\n").is_ok());
 }

@@ -10,6 +10,8 @@ fn published(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name)
 }
 
+/// It is of a host with Python and a Unix shell.
+#[cfg(unix)]
 #[test]
 fn the_published_example_is_valid() {
     let config =

@@ -67,7 +67,7 @@ proptest! {
         workload.cpu_max = Some(CpuPercent::from_cores(cpu));
         workload.time_max = Some(Period::from_secs(seconds));
         workload.limits.pids.stop = Some(pids);
-        workload.directory = Some("/".into());
+        workload.directory = Some(std::path::absolute("/").unwrap());
         let text = toml::to_string(&std::collections::BTreeMap::from([("workload", std::collections::BTreeMap::from([("a", &workload)]))])).unwrap();
         let config = Config::parse(&text, Path::new("/estop.toml")).map_err(|error| TestCaseError::fail(error.render(false)))?;
         prop_assert_eq!(&config.workloads["a"], &workload);

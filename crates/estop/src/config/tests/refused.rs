@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use super::{Desk, GOOD, found};
+use super::{Desk, GOOD, found, here};
 use crate::config::*;
 
 #[test]
@@ -134,10 +133,16 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
             "\"no-such",
         ),
         (command("[\"./absent\"]"), "no program \"./absent\"", "relative to `directory`", "\"./absent"),
+        #[cfg(unix)]
         (command("[\"./plain\"]"), "is not executable", "chmod +x", "\"./plain"),
         (command("[\"./kb\"]"), "a directory or a device", "", "\"./kb"),
         (workload("directory = \"absent\""), "does not exist", "", "\"absent\""),
-        (workload("user = \"no-such-user-here\""), "no user", "", "\"no-such-user-here\""),
+        (
+            workload("user = \"no-such-user-here\""),
+            if cfg!(unix) { "no user" } else { "another user" },
+            "",
+            "\"no-such-user-here\"",
+        ),
         (workload("stores = [\"kb\", \"kbb\"]"), "there is no store \"kbb\"", "did you mean `kb`?", "\"kbb\""),
         (workload("protect = [\"kb\", \"kb\"]"), "named twice", "", "\"kb\"]"),
         (workload("secrets = { A = \"absent\" }"), "no secret \"absent\"", "estop secret put absent", "\"absent\""),
@@ -181,6 +186,7 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
             "outside",
             "\"kb/vault\"",
         ),
+        #[cfg(unix)]
         (format!("{GOOD}vault = \"/proc/x\"\n"), "not on the same filesystem", "", "\"/proc/x\""),
         (
             format!("{GOOD}vault = \"v\"\n[store.mail]\npath = \"mail\"\nvault = \"./v\"\n"),
@@ -226,7 +232,9 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         assert!(desk.check(&secret(&format!("generate = {{ length = 64, alphabet = \"{fine}\" }}"))).is_ok(), "{fine}");
     }
     assert!(desk.check(&secret("notify = [{ webhook = \"http://127.0.0.1:9/x\" }]")).is_ok());
-    assert!(desk.check(&workload("freezable = false\nuser = \"0\"")).is_ok());
+    assert!(desk.check(&workload("freezable = false")).is_ok());
+    // A number is a user whether it has a name or not.
+    assert_eq!(desk.check(&workload("user = \"0\"")).is_ok(), cfg!(unix));
 }
 
 #[test]
@@ -244,16 +252,19 @@ fn stores_and_estops_own_directories_lie_apart_either_way_round_and_through_link
     let refused = |state_dir: PathBuf| {
         let surroundings = Surroundings { state_dir, ..desk.surroundings() };
         let error = config.check(&surroundings).unwrap_err();
-        found(&error, GOOD).remove(0).0
+        found(&error, &here(GOOD)).remove(0).0
     };
     assert!(refused(desk.path("kb/state")).contains("contains the state directory"));
     assert!(refused(desk.path("kb/new/deep/../state")).contains("contains the state directory"));
     assert!(refused(desk.path("kb")).contains("is the same directory as"));
     assert!(refused(desk.dir.path().to_owned()).contains("lies in the state directory"));
-    symlink(desk.path("kb"), desk.path("link")).unwrap();
-    assert!(refused(desk.path("link/state")).contains("contains the state directory"));
-    let problem = desk.problem(&format!("{GOOD}[store.linked]\npath = \"link\"\n"));
-    assert!(problem.0.contains("the same directory"), "{problem:?}");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(desk.path("kb"), desk.path("link")).unwrap();
+        assert!(refused(desk.path("link/state")).contains("contains the state directory"));
+        let problem = desk.problem(&format!("{GOOD}[store.linked]\npath = \"link\"\n"));
+        assert!(problem.0.contains("the same directory"), "{problem:?}");
+    }
     // Names that begin alike are not in each other.
     fs::create_dir(desk.path("kb2")).unwrap();
     assert!(desk.check(&format!("{GOOD}[store.other]\npath = \"kb2\"\n")).is_ok());

@@ -89,15 +89,14 @@ pub fn find_program(program: &OsStr, directory: Option<&Path>, path: Option<&OsS
         [file, with_extension.into()]
     };
     let there = |file: &PathBuf| file.is_file();
-    let found = if named.components().count() > 1 || named.is_absolute() {
-        candidates(directory.map_or_else(|| named.to_owned(), |directory| directory.join(named)))
-            .into_iter()
-            .find(there)
-    } else {
-        let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
-        folders.flat_map(|folder| candidates(folder.join(named))).find(there)
-    };
-    found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    if named.components().count() > 1 || named.has_root() {
+        let file = directory.map_or_else(|| named.to_owned(), |directory| directory.join(named));
+        let missing = if file.is_dir() { io::ErrorKind::PermissionDenied } else { io::ErrorKind::NotFound };
+        return candidates(file).into_iter().find(there).ok_or_else(|| missing.into());
+    }
+    let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
+    let found = folders.flat_map(|folder| candidates(folder.join(named))).find(there);
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Variables as one block: sorted without regard to case, each ending with a zero, and one more at the end.
