@@ -25,7 +25,7 @@ pub mod slot;
 
 pub use error::{Error, Result};
 #[cfg(windows)]
-pub use platform::{access, holders};
+pub use platform::{access, holders, privileges};
 
 /// What a file is. Stands in every file's header, so that one file is never read as another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -14,7 +14,7 @@ use windows_sys::Win32::Security::Authorization::{
     SE_FILE_OBJECT,
 };
 use windows_sys::Win32::Security::Cryptography::{
-    CRYPT_INTEGER_BLOB, CRYPTPROTECT_UI_FORBIDDEN, CryptProtectData, CryptUnprotectData,
+    CRYPT_INTEGER_BLOB, CRYPTPROTECT_LOCAL_MACHINE, CRYPTPROTECT_UI_FORBIDDEN, CryptProtectData, CryptUnprotectData,
 };
 use windows_sys::Win32::Security::{
     ACCESS_ALLOWED_ACE, ACL, DACL_SECURITY_INFORMATION, GetAce, GetTokenInformation, INHERIT_ONLY_ACE,
@@ -24,6 +24,7 @@ use windows_sys::Win32::Storage::FileSystem::{CREATE_NEW, CreateFileW, FILE_FLAG
 use windows_sys::Win32::System::SystemServices::{ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
+use super::privileges::is_administrator;
 use super::windows::wide;
 
 /// The administrators.
@@ -128,14 +129,17 @@ fn is_trusted(sid: PSID) -> io::Result<bool> {
     Ok([ADMINISTRATORS, SYSTEM].contains(&text.as_str()) || text == own_sid()?)
 }
 
-/// Keeps `bytes` so that only this user on this host gets them back (DPAPI).
+/// Keeps `bytes` so that only this user on this host gets them back (DPAPI). An administrator's, or the system's, any of them gets
+/// back, for a service is the system's and the prompt an administrator's: from others it is then kept by the rules of the file that
+/// it is in.
 ///
 /// # Errors
 /// The system's answer.
 pub fn protect(bytes: &[u8]) -> io::Result<Vec<u8>> {
     transform(bytes, |from, to| {
+        let scope = if is_administrator() { CRYPTPROTECT_LOCAL_MACHINE } else { 0 };
         // SAFETY: both places live until the call returns; nothing else is given.
-        unsafe { CryptProtectData(from, null(), null(), null(), null(), CRYPTPROTECT_UI_FORBIDDEN, to) }
+        unsafe { CryptProtectData(from, null(), null(), null(), null(), CRYPTPROTECT_UI_FORBIDDEN | scope, to) }
     })
 }
 

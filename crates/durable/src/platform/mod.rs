@@ -6,6 +6,9 @@ pub mod access;
 #[cfg(windows)]
 #[allow(unsafe_code, reason = "the standard library does not say who holds a file")]
 pub mod holders;
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "the standard library knows no privileges")]
+pub mod privileges;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

@@ -190,6 +190,9 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
+    /// The daemon as a service of Windows
+    #[command(subcommand, hide = cfg!(not(windows)))]
+    Service(ServiceCommand),
     /// What the program's own sandboxes need of a host, also where it has no common shell
     #[command(name = "__helper", hide = true, subcommand)]
     Helper(HelperCommand),
@@ -200,6 +203,51 @@ pub enum Command {
         knowledge: PathBuf,
         /// Where it leaves word of what it does
         signs: PathBuf,
+    },
+}
+
+/// The daemon as a service of Windows. All but `status` need an administrator.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Make it a service that starts with the system, with this configuration and state directory
+    Install {
+        /// The service's name
+        #[arg(long, default_value = "estop")]
+        name: String,
+        /// Have it started by hand only
+        #[arg(long)]
+        manual: bool,
+    },
+    /// Start it, and wait until it runs
+    Start {
+        /// The service's name
+        #[arg(long, default_value = "estop")]
+        name: String,
+    },
+    /// End the daemon; its workloads go on under their guardians
+    Stop {
+        /// The service's name
+        #[arg(long, default_value = "estop")]
+        name: String,
+    },
+    /// Show it
+    Status {
+        /// The service's name
+        #[arg(long, default_value = "estop")]
+        name: String,
+    },
+    /// End it and make it no service any more
+    Uninstall {
+        /// The service's name
+        #[arg(long, default_value = "estop")]
+        name: String,
+    },
+    /// What the service control manager starts
+    #[command(hide = true)]
+    Run {
+        /// The service's name
+        #[arg(long)]
+        name: String,
     },
 }
 

@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod doctor;
 mod helper;
 mod incident;
+pub(crate) mod logging;
 mod now;
 mod record;
 mod rotate;
@@ -11,7 +12,7 @@ mod run;
 mod secret;
 mod snapshot;
 mod status;
-mod up;
+pub(crate) mod up;
 mod workload;
 
 pub mod bench;
@@ -24,12 +25,18 @@ use serde_json::json;
 
 use crate::cli::{Arguments, Command, Output};
 use crate::failure::{Code, Failure, Result};
+use crate::platform::service::service;
 use crate::site::{Choice, Site};
 
 /// Does what the command line says.
 pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
     match arguments.command {
         Command::Run(ref options) => run::run(&arguments, options, output),
+        Command::Service(ref command) => {
+            let choice =
+                Choice { config: arguments.config, state_dir: arguments.state_dir, run_dir: arguments.run_dir };
+            output.end(service(&choice, command, output))
+        }
         Command::Helper(ref command) => helper::main(command),
         Command::DrillAgent { knowledge, signs } => drill::agent::main(&knowledge, &signs),
         Command::Completions { shell } => output.end(completions(shell, output)),
@@ -88,6 +95,7 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Doctor => doctor::doctor(site, output),
         Command::Config(command) => config::config(site, &command, output),
         Command::Run(_)
+        | Command::Service(_)
         | Command::Helper(_)
         | Command::DrillAgent { .. }
         | Command::Completions { .. }

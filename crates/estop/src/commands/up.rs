@@ -1,14 +1,11 @@
 //! `estop up` and `estop down`: the daemon.
 
-use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
-
 use super::config::Present;
+use super::logging;
 use crate::brain::{self, api};
 use crate::cli::Output;
-use crate::config::LogFormat;
 use crate::engine::launch::block_on;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::ending::told_to_end;
@@ -22,18 +19,34 @@ const DOWN_WAIT: Duration = Duration::from_mins(10);
 /// # Errors
 /// If the configuration is wrong, or another daemon runs.
 pub(super) fn up(site: &Site, output: &Output) -> Result<Code> {
+    require_configuration(site)?;
+    logging::start(&site.config.estop, output, None);
+    let told = *output;
+    serve(site, told_to_end(), || told.note("estop: up"))?;
+    Ok(Code::Done)
+}
+
+/// Runs the daemon of a configuration that makes sense, until `end` says that it is to end, and whether the workloads are to end
+/// too. `ready` is called when it answers.
+///
+/// # Errors
+/// If it cannot start, because another one runs for instance.
+pub(crate) fn serve(site: &Site, end: impl Future<Output = Result<bool>>, ready: impl FnOnce()) -> Result<()> {
+    block_on(brain::run(site.clone(), end, ready))
+}
+
+/// Refuses to go on without a configuration that makes sense.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn require_configuration(site: &Site) -> Result<()> {
     if !site.configured {
         return Err(Failure::usage(
             "the daemon needs a configuration",
             "name it with --config or ESTOP_CONFIG; `estop config schema` describes it",
         ));
     }
-    site.check(Some(&Present::find(site)?))?;
-    start_logging(site, output);
-    let site = site.clone();
-    let told = *output;
-    block_on(async move { brain::run(site, told_to_end(), || told.note("estop: up")).await })?;
-    Ok(Code::Done)
+    site.check(Some(&Present::find(site)?))
 }
 
 /// Ends the daemon and, asking first, its workloads.
@@ -56,22 +69,4 @@ pub(super) fn down(site: &Site, output: &Output) -> Result<Code> {
     }
     output.result(&serde_json::json!({"schema_version": 1, "down": true}), |_| "down".to_owned());
     Ok(Code::Done)
-}
-
-fn start_logging(site: &Site, output: &Output) {
-    let level = match output.verbose {
-        0 => site.config.estop.log_level.as_str(),
-        1 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("ESTOP_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,estop={level}")));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(output.colour && std::io::stderr().is_terminal());
-    // A second subscriber in one process is refused; the first one goes on.
-    let _ = match site.config.estop.log_format {
-        LogFormat::Text => lines.with_target(false).try_init(),
-        LogFormat::Json => lines.json().try_init(),
-    };
 }

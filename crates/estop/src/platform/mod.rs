@@ -11,11 +11,13 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    account, channel, commands, ending, files, foreground, host, places, processes, programs, terminal, words,
+    account, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
+    terminal, words,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    account, channel, commands, ending, files, foreground, host, places, processes, programs, terminal, words,
+    account, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
+    terminal, words,
 };
 
 /// Why a program can't be run.

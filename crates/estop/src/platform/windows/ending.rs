@@ -1,7 +1,7 @@
 //! How the daemon is told to end.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_logoff, ctrl_shutdown};
+use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
 
 use crate::failure::{Failure, Result};
 
@@ -16,13 +16,11 @@ pub(crate) const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 pub(crate) async fn told_to_end() -> Result<bool> {
     let fail = |error| Failure::failed(format!("cannot watch for the console's signals: {error}"), "");
     let (mut interrupt, mut end) = (ctrl_c().map_err(fail)?, ctrl_break().map_err(fail)?);
-    let (mut close, mut logoff, mut shutdown) =
-        (ctrl_close().map_err(fail)?, ctrl_logoff().map_err(fail)?, ctrl_shutdown().map_err(fail)?);
+    let (mut close, mut shutdown) = (ctrl_close().map_err(fail)?, ctrl_shutdown().map_err(fail)?);
     Ok(tokio::select! {
         _ = interrupt.recv() => true,
         _ = end.recv() => false,
         _ = close.recv() => false,
-        _ = logoff.recv() => false,
         _ = shutdown.recv() => false,
     })
 }

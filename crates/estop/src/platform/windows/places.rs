@@ -5,8 +5,8 @@ use std::os::windows::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use estop_durable::access;
+use estop_durable::privileges::is_administrator;
 use estop_watchdog::emergency::Instance;
-use estop_watchdog::job::windows::is_administrator;
 use windows_sys::Win32::Storage::FileSystem::FILE_FLAG_BACKUP_SEMANTICS;
 
 use crate::failure::{Failure, Result};

@@ -1,46 +1,14 @@
-//! What an administrator or a service may do beyond the access rules, as root may on Linux. It has to be asked for.
+//! What an administrator or a service may do beyond the access rules, as root may on Linux.
 
-use std::io;
-use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
-use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
-use windows_sys::Win32::Foundation::{ERROR_SUCCESS, GetLastError, LUID};
-use windows_sys::Win32::Security::{
-    AdjustTokenPrivileges, LUID_AND_ATTRIBUTES, LookupPrivilegeValueW, SE_BACKUP_NAME, SE_PRIVILEGE_ENABLED,
-    SE_RESTORE_NAME, TOKEN_ADJUST_PRIVILEGES, TOKEN_PRIVILEGES, TOKEN_QUERY,
-};
-use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
-use windows_sys::core::PCWSTR;
+use estop_durable::privileges::{Privilege, enable};
 
 /// Whether this process may read and write everything, and give files to anybody. Asked for once, for the whole process.
 pub(super) fn may_restore() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     *MAY.get_or_init(|| {
-        let backup = enable(SE_BACKUP_NAME).unwrap_or(false);
-        enable(SE_RESTORE_NAME).unwrap_or(false) && backup
+        let backup = enable(Privilege::Backup).unwrap_or(false);
+        enable(Privilege::Restore).unwrap_or(false) && backup
     })
-}
-
-fn enable(name: PCWSTR) -> io::Result<bool> {
-    let mut token = null_mut();
-    // SAFETY: the pseudo handle of this process needs no closing, and the place lives until the call returns.
-    if unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_ADJUST_PRIVILEGES | TOKEN_QUERY, &raw mut token) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has just opened it for us alone.
-    let token = unsafe { OwnedHandle::from_raw_handle(token) };
-    let mut luid = LUID::default();
-    // SAFETY: the name is a constant that ends with a zero, and the place lives until the call returns.
-    if unsafe { LookupPrivilegeValueW(null(), name, &raw mut luid) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let wanted = LUID_AND_ATTRIBUTES { Luid: luid, Attributes: SE_PRIVILEGE_ENABLED };
-    let wanted = TOKEN_PRIVILEGES { PrivilegeCount: 1, Privileges: [wanted] };
-    // SAFETY: the structure lives until the call returns; what was before is not asked for.
-    let adjusted =
-        unsafe { AdjustTokenPrivileges(token.as_raw_handle(), 0, &raw const wanted, 0, null_mut(), null_mut()) };
-    // It succeeds too where the process lacks the privilege, and tells that only so.
-    // SAFETY: reads a number of this thread.
-    Ok(adjusted != 0 && unsafe { GetLastError() } == ERROR_SUCCESS)
 }

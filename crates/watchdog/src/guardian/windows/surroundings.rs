@@ -11,7 +11,7 @@ use windows_sys::Win32::Storage::FileSystem::{
     FILE_NOTIFY_CHANGE_FILE_NAME, FILE_NOTIFY_CHANGE_LAST_WRITE, FILE_NOTIFY_CHANGE_SIZE, FindCloseChangeNotification,
     FindFirstChangeNotificationW, FindNextChangeNotification,
 };
-use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
+use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, CTRL_LOGOFF_EVENT, SetConsoleCtrlHandler};
 use windows_sys::Win32::System::Threading::{
     CreateEventW, GetCurrentThread, ResetEvent, SetEvent, SetThreadPriority, THREAD_PRIORITY_NORMAL,
     THREAD_PRIORITY_TIME_CRITICAL,
@@ -76,7 +76,8 @@ impl Signals {
 
 /// Called by the system in a thread of its own.
 unsafe extern "system" fn handle_control(event: u32) -> i32 {
-    if !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+    // Only services hear of somebody's logging off, of anybody's: whose session it is that ends is not told.
+    if !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT | CTRL_LOGOFF_EVENT) {
         // SAFETY: it was made before this handler was, and stays.
         unsafe { SetEvent(ENDING.load(Ordering::Acquire)) };
         // The process is ended when this returns: the guardian has until then.

@@ -21,12 +21,12 @@ use crate::registry::Handle;
 use crate::stop::Survivor;
 use asking::Key;
 pub use command_line::{find_program, is_batch_file};
+use estop_durable::privileges::is_administrator;
 use object::JobObject;
 use processes::{Held, Seen};
 pub use processes::{Usage, usage};
 pub use stranded::{Ending, Stranded, Unrecorded, is_own, unrecorded};
 use windows_sys::Win32::System::Threading::GetExitCodeProcess;
-use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
 
 /// POSIX's number of the signal that Ctrl-C is.
 const INTERRUPT: i32 = 2;
@@ -39,12 +39,6 @@ pub(super) fn isolation(user: Option<&User>) -> Isolation {
         return Isolation::SeparateUid;
     }
     if is_administrator() { Isolation::Root } else { Isolation::SameUid }
-}
-
-/// Whether this process has an administrator's rights.
-pub fn is_administrator() -> bool {
-    // SAFETY: takes nothing.
-    unsafe { IsUserAnAdmin() != 0 }
 }
 
 /// Whether this is Wine, which accepts limits and does not enforce them.

@@ -6,9 +6,10 @@ use std::io;
 use std::os::windows::io::{AsHandle as _, AsRawHandle as _, BorrowedHandle, OwnedHandle, RawHandle};
 use std::time::Duration;
 
+use estop_durable::privileges::{Privilege, enable};
 use windows_sys::Wdk::System::SystemInformation::{NtQuerySystemInformation, SYSTEM_INFORMATION_CLASS};
 use windows_sys::Win32::Foundation::{
-    ERROR_INVALID_PARAMETER, FILETIME, STATUS_INFO_LENGTH_MISMATCH, UNICODE_STRING, WAIT_OBJECT_0,
+    ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER, FILETIME, STATUS_INFO_LENGTH_MISMATCH, UNICODE_STRING, WAIT_OBJECT_0,
 };
 use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_DUP_HANDLE, PROCESS_QUERY_INFORMATION, PROCESS_QUERY_LIMITED_INFORMATION,
@@ -190,7 +191,13 @@ impl Held {
     /// # Errors
     /// The system's answer: it is out of reach.
     pub(crate) fn open_guardian(id: ProcessId) -> io::Result<Option<Self>> {
-        match Self::open_for(id.pid, PROCESS_DUP_HANDLE) {
+        let open = || Self::open_for(id.pid, PROCESS_DUP_HANDLE);
+        let opened = open().or_else(|refused| {
+            // The guardian of a service is the system's, which an administrator has to ask for.
+            let asked = refused.raw_os_error() == Some(ERROR_ACCESS_DENIED.cast_signed());
+            if asked && enable(Privilege::Debug)? { open() } else { Err(refused) }
+        });
+        match opened {
             Ok(held) => Ok(Some(held).filter(|held| held.id == id && !held.has_ended())),
             // What the system says of a process ID that nobody has.
             Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER.cast_signed()) => Ok(None),
