@@ -31,3 +31,19 @@ fn orders_from_inside_a_job_are_refused() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+/// A program of the same user can end its guardian, and so itself and all that it has started.
+#[test]
+fn who_kills_its_guardian_ends_with_it() {
+    let scene = Scene::new();
+    let villain = scene.villain();
+    let body = format!(
+        "{villain} session; {villain} daemon; {villain} nameless; while [ ! -s $CANARY/nameless ]; do sleep 0.02; done; \
+         echo > sign; while [ ! -s guardian ]; do sleep 0.02; done; kill -9 $(cat guardian); sleep 1000"
+    );
+    let run = scene.guard("w", &[], &["sh", "-c", &body], "sign");
+    let guardian = scene.status("w")["guardian"]["pid"].as_u64().unwrap();
+    scene.house().file("guardian", guardian.to_string());
+    run.wait().expect(125);
+    scene.expect_nothing_left();
+}

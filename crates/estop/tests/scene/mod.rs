@@ -26,12 +26,14 @@ mod windows;
 use unix as system;
 #[cfg(unix)]
 #[allow(unused_imports, reason = "each test file uses a part of it")]
-pub(crate) use unix::{Held, Identity, Signal, TIERS, bystander, give, identity, is_root, runs, signal, taken_by};
+pub(crate) use unix::{
+    Held, Identity, Signal, TIERS, bystander, give, identity, is_root, runs, signal, spent_by, taken_by,
+};
 #[cfg(windows)]
 use windows as system;
 #[cfg(windows)]
 #[allow(unused_imports, reason = "each test file uses a part of it")]
-pub(crate) use windows::{Held, Identity, Signal, TIERS, bystander, identity, runs, signal, taken_by};
+pub(crate) use windows::{Held, Identity, Signal, TIERS, bystander, identity, runs, signal, spent_by, taken_by};
 
 /// A house, the user whose it is, and what runs in it.
 pub(crate) struct Scene {

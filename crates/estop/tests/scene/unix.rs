@@ -250,6 +250,12 @@ pub(crate) fn bystander() -> Child {
     Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap()
 }
 
+/// The processor time of a process with one thread.
+pub(crate) fn spent_by(pid: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
 /// What a file takes of the disk, in bytes.
 pub(crate) fn taken_by(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512

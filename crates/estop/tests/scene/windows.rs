@@ -6,7 +6,7 @@ use std::os::windows::ffi::OsStrExt as _;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle, RawHandle};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{FILETIME, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::Storage::FileSystem::GetCompressedFileSizeW;
@@ -195,6 +195,11 @@ pub(crate) fn runs(pid: u64) -> bool {
 /// A process that has nothing to do with estop.
 pub(crate) fn bystander() -> Child {
     Command::new(shared_villain()).args(["sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap()
+}
+
+/// The processor time of a process: by the system's list, for Wine answers with the caller's own otherwise.
+pub(crate) fn spent_by(pid: u32) -> Duration {
+    estop_watchdog::job::windows::usage(pid).unwrap().cpu
 }
 
 /// What a file takes of the disk, in bytes.
