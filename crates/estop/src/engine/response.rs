@@ -105,6 +105,10 @@ fn plan(site: &Site, emergency: &Emergency) -> Result<Incident> {
     Ok(incident)
 }
 
+/// How long a guardian whose job has ended may take to write down how.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const CLOSING_LOOK: Duration = Duration::from_millis(10);
 /// How long whoever ordered a stop has to record its incident.
 const RECORD_WAIT: Duration = Duration::from_secs(20);
 /// How often the record of an incident is looked at that somebody else works on.
@@ -265,6 +269,18 @@ impl Response {
         let run_dir = RunDir::at(&self.site.run_dir);
         let alive = |dir: &JobDir| dir.is_alive().unwrap_or(true);
         workloads.iter().map(|name| run_dir.job(name)).filter(alive).collect()
+    }
+
+    /// Which of them run. A guardian that has ended its job is waited for while it writes down how.
+    fn still_running(&self, workloads: &[String]) -> Vec<String> {
+        let deadline = Instant::now() + CLOSING_WAIT;
+        loop {
+            let running: Vec<String> = self.jobs(workloads).iter().map(|dir| dir.name().to_owned()).collect();
+            if running.is_empty() || Instant::now() >= deadline {
+                return running;
+            }
+            std::thread::sleep(CLOSING_LOOK);
+        }
     }
 
     fn instance(&self) -> Instance {
@@ -433,8 +449,7 @@ impl Actions for Response {
     }
 
     fn verify(&self, order: &Order) -> std::result::Result<Answer, Failed> {
-        let running: Vec<String> =
-            self.jobs(&order.incident.workloads).iter().map(|dir| dir.name().to_owned()).collect();
+        let running = self.still_running(&order.incident.workloads);
         let (mut ok, mut stores) = (running.is_empty(), Vec::new());
         let done =
             order.incident.steps.iter().filter(|step| step.kind == StepKind::Rollback && step.state == StepState::Done);
