@@ -132,6 +132,12 @@ impl House {
     }
 }
 
+impl Drop for House {
+    fn drop(&mut self) {
+        system::clear(self.dir.path());
+    }
+}
+
 impl From<Output> for Outcome {
     fn from(output: Output) -> Self {
         Self {

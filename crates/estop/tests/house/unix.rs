@@ -13,6 +13,8 @@ pub(super) fn configuration(text: &str) -> String {
 
 pub(super) fn furnish(_house: &Path) {}
 
+pub(super) fn clear(_house: &Path) {}
+
 pub(super) fn program(_house: &Path) -> PathBuf {
     ESTOP.into()
 }

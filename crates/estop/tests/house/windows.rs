@@ -4,8 +4,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
-use super::{ESTOP, House};
+use super::{ESTOP, House, PATIENCE};
 
 /// What scripts and tests run by name. All are one program, which goes by its name.
 const COMMANDS: [&str; 14] =
@@ -41,6 +42,18 @@ pub(super) fn furnish(house: &Path) {
 
 fn own_villain(house: &Path) -> PathBuf {
     bin(house).join("villain.exe")
+}
+
+/// What a process has open that has just ended goes a moment later.
+pub(super) fn clear(house: &Path) {
+    let begun = Instant::now();
+    while let Err(error) = std::fs::remove_dir_all(house) {
+        if begun.elapsed() >= PATIENCE {
+            assert!(std::thread::panicking(), "{} stays: {error}", house.display());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 pub(super) fn program(house: &Path) -> PathBuf {

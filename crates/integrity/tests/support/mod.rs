@@ -60,6 +60,12 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        make_removable(self.dir.path());
+    }
+}
+
 pub fn snapshot(manager: &SnapshotManager) -> KBSnapshot {
     manager.create(&NewSnapshot::default(), &NoWriters, &Silent).unwrap()
 }

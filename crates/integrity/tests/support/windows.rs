@@ -172,3 +172,15 @@ pub fn wreck_specially(place: &Place) {
         fs::write(kb.join("RANSOM.txt:hidden"), "a new stream").unwrap();
     }
 }
+
+/// What is read-only cannot be removed.
+pub fn make_removable(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            make_removable(&path);
+        } else if entry.metadata().is_ok_and(|found| found.permissions().readonly()) {
+            set_attributes(&path, FILE_ATTRIBUTE_NORMAL);
+        }
+    }
+}

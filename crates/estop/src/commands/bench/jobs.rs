@@ -27,43 +27,69 @@ struct Stops {
     proven: usize,
     all: usize,
     survivors: usize,
+    /// What the guardians took of memory.
+    guardians: Vec<f64>,
+}
+
+/// What was measured of trees of one size.
+#[derive(Default)]
+struct Trees {
+    shares: Vec<f64>,
+    times: Vec<f64>,
+    sampling: &'static str,
+    /// Why there is no more.
+    missing: Option<String>,
 }
 
 /// Watches and stops trees of each size.
 pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result<Vec<Measurement>> {
     let (mut watching, mut stopping) = (Vec::new(), Vec::new());
-    let (mut guardians, mut stops) = (Vec::new(), Stops::default());
+    let mut stops = Stops::default();
     for size in [1, 10, 100, 1000] {
-        let (mut shares, mut times, mut sampling) = (Vec::new(), Vec::new(), "");
-        for round in 0..rounds {
-            let tree = Tree::start(site, format!("tree-{size}-{round}"), size, interrupt)?;
-            if WATCHED.contains(&size) {
-                shares.push(share_of_core(tree.guardian(), interrupt)?);
-                guardians.extend(private_memory(tree.guardian()));
-            }
-            let report = tree.stop()?;
-            stops.all += 1;
-            sampling = sampling_in(report.tier);
-            stops.processes += report.processes_before;
-            stops.proven += usize::from(report.proven_empty);
-            stops.survivors += report.survivors.len();
-            times.push(report.stop_seconds);
-        }
+        let trees = of_size(site, size, rounds, &mut stops, interrupt)?;
+        let middle = |name: String, unit, values: Vec<f64>| match &trees.missing {
+            Some(why) if values.is_empty() => Measurement::missing(name, unit, why),
+            _ => Measurement::middle(name, unit, values),
+        };
         if WATCHED.contains(&size) {
-            watching.push(
-                Measurement::middle(format!("monitoring_overhead_{size}_processes"), Unit::Ratio, shares)
-                    .below(0.01)
-                    .with(sampling),
-            );
+            let name = format!("monitoring_overhead_{size}_processes");
+            watching.push(middle(name, Unit::Ratio, trees.shares).below(0.01).with(trees.sampling));
         }
         if STOPPED.contains(&size) {
-            stopping.push(Measurement::middle(format!("stop_{size}_processes"), Unit::Seconds, times));
+            stopping.push(middle(format!("stop_{size}_processes"), Unit::Seconds, trees.times));
         }
     }
     watching.extend(stopping);
     watching.push(terminations(&stops));
-    watching.push(Measurement::middle("guardian_memory", Unit::Bytes, guardians).with("private"));
+    watching.push(Measurement::middle("guardian_memory", Unit::Bytes, stops.guardians).with("private"));
     Ok(watching)
+}
+
+/// Watches and stops trees of `processes` processes. A host on which such a tree is not there in time is measured without.
+fn of_size(site: &Site, processes: u64, rounds: u32, stops: &mut Stops, interrupt: &Interrupt) -> Result<Trees> {
+    let mut trees = Trees::default();
+    for round in 0..rounds {
+        let tree = match Tree::start(site, format!("tree-{processes}-{round}"), processes, interrupt) {
+            Ok(tree) => tree,
+            Err(failure) => {
+                interrupt.check()?;
+                trees.missing = Some(failure.message);
+                break;
+            }
+        };
+        if WATCHED.contains(&processes) {
+            trees.shares.push(share_of_core(tree.guardian(), interrupt)?);
+            stops.guardians.extend(private_memory(tree.guardian()));
+        }
+        let report = tree.stop()?;
+        trees.sampling = sampling_in(report.tier);
+        trees.times.push(report.stop_seconds);
+        stops.all += 1;
+        stops.processes += report.processes_before;
+        stops.proven += usize::from(report.proven_empty);
+        stops.survivors += report.survivors.len();
+    }
+    Ok(trees)
 }
 
 /// How often a job of this tier is sampled.
