@@ -110,6 +110,7 @@ impl From<estop_watchdog::Error> for Failure {
         use estop_watchdog::Error as E;
         let (code, kind, hint) = match &error {
             E::TierTooLow { .. } => (Code::Refused, "tier-too-low", "see `estop doctor` for what would raise the tier"),
+            E::Unenforceable { .. } => (Code::Refused, "unenforceable", "see `estop doctor` for what is enforced here"),
             E::Latched { .. } => {
                 (Code::Refused, "latched", "look at `estop status`, then release it with `estop reset`")
             }

@@ -22,8 +22,10 @@ fn a_sound_host_is_told_so_and_nothing_is_left_behind() {
     assert_eq!(report["ok"], true);
     assert!(["kernel", "namespace", "tracked"].contains(&report["tier"].as_str().unwrap()));
     let own = if cfg!(unix) { ["kernel", "landlock"] } else { ["system", "tier"] };
-    for name in
-        own.into_iter().chain(["tier", "memory-limit", "pids-limit", "cpu-limit", "configuration", "latch", "clock"])
+    for name in own
+        .into_iter()
+        .chain(["tier", "memory-limit", "pids-limit", "cpu-limit", "process-memory-limit"])
+        .chain(["cpu-weight-limit", "io-limit", "configuration", "latch", "clock"])
     {
         assert!(check(&report, name)["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{name}");
     }

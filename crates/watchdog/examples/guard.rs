@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 user: None,
                 process_group: Some(group()),
                 ignored_signals: Vec::new(),
+                stop_command: Vec::new(),
                 oom_score: None,
             },
             limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },

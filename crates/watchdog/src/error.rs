@@ -39,6 +39,14 @@ pub enum Error {
         /// Why it does not offer more.
         reason: String,
     },
+    /// Neither the kernel nor the guardian can enforce a limit.
+    #[error("nothing on this host enforces {limit}: {reason}; or do without it")]
+    Unenforceable {
+        /// The limit.
+        limit: &'static str,
+        /// Why, and what would help.
+        reason: &'static str,
+    },
     /// The program could not be started.
     #[error("cannot run {program}: {source}")]
     Exec {

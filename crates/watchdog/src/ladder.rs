@@ -12,17 +12,24 @@ use serde::{Deserialize, Serialize};
 pub enum Metric {
     /// Memory that cannot be dropped (anonymous and shared), in bytes.
     Memory,
-    /// Cores busy, averaged over [`CPU_WINDOW`]: 1.0 is one core.
+    /// Cores busy, averaged over [`WINDOW`]: 1.0 is one core.
     Cpu,
     /// Processes and threads.
     Pids,
     /// Seconds since the start.
     Time,
+    /// Memory of the largest process, in bytes.
+    ProcessMemory,
+    /// CPU time of all processes that ever were in the job, in seconds.
+    CpuTime,
+    /// Bytes read and written in a second, averaged over [`WINDOW`].
+    Io,
 }
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Memory, Self::Cpu, Self::Pids, Self::Time];
+    pub const ALL: [Self; METRICS] =
+        [Self::Memory, Self::Cpu, Self::Pids, Self::Time, Self::ProcessMemory, Self::CpuTime, Self::Io];
 
     fn index(self) -> usize {
         match self {
@@ -30,6 +37,9 @@ impl Metric {
             Self::Cpu => 1,
             Self::Pids => 2,
             Self::Time => 3,
+            Self::ProcessMemory => 4,
+            Self::CpuTime => 5,
+            Self::Io => 6,
         }
     }
 }
@@ -41,12 +51,17 @@ impl std::fmt::Display for Metric {
             Self::Cpu => "cpu",
             Self::Pids => "pids",
             Self::Time => "time",
+            Self::ProcessMemory => "process-memory",
+            Self::CpuTime => "cpu-time",
+            Self::Io => "io",
         })
     }
 }
 
-/// Over how long CPU use is averaged before it is compared.
-pub const CPU_WINDOW: Duration = Duration::from_secs(5);
+/// How many metrics there are.
+const METRICS: usize = 7;
+/// Over how long rates, those of CPU and I/O, are averaged before they are compared.
+pub const WINDOW: Duration = Duration::from_secs(5);
 
 /// A rung of the ladder, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -112,6 +127,12 @@ pub struct Thresholds {
     pub pids: Steps,
     /// In seconds.
     pub time: Steps,
+    /// In bytes.
+    pub process_memory: Steps,
+    /// In seconds.
+    pub cpu_time: Steps,
+    /// In bytes a second.
+    pub io: Steps,
 }
 
 impl Thresholds {
@@ -122,6 +143,9 @@ impl Thresholds {
             Metric::Cpu => &self.cpu,
             Metric::Pids => &self.pids,
             Metric::Time => &self.time,
+            Metric::ProcessMemory => &self.process_memory,
+            Metric::CpuTime => &self.cpu_time,
+            Metric::Io => &self.io,
         }
     }
 
@@ -132,6 +156,9 @@ impl Thresholds {
             Metric::Cpu => &mut self.cpu,
             Metric::Pids => &mut self.pids,
             Metric::Time => &mut self.time,
+            Metric::ProcessMemory => &mut self.process_memory,
+            Metric::CpuTime => &mut self.cpu_time,
+            Metric::Io => &mut self.io,
         }
     }
 }
@@ -151,11 +178,15 @@ pub struct Breach {
 
 impl std::fmt::Display for Breach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.metric {
-            Metric::Memory => write!(f, "memory {:.0} bytes reached the limit of {:.0}", self.value, self.limit),
-            Metric::Cpu => write!(f, "cpu {:.2} cores reached the limit of {:.2}", self.value, self.limit),
-            Metric::Pids => write!(f, "pids {:.0} reached the limit of {:.0}", self.value, self.limit),
-            Metric::Time => write!(f, "time {:.1} s reached the limit of {:.1} s", self.value, self.limit),
+        let Self { metric, value, limit, .. } = self;
+        match metric {
+            Metric::Memory | Metric::ProcessMemory => {
+                write!(f, "{metric} {value:.0} bytes reached the limit of {limit:.0}")
+            }
+            Metric::Cpu => write!(f, "{metric} {value:.2} cores reached the limit of {limit:.2}"),
+            Metric::Pids => write!(f, "{metric} {value:.0} reached the limit of {limit:.0}"),
+            Metric::Time | Metric::CpuTime => write!(f, "{metric} {value:.1} s reached the limit of {limit:.1} s"),
+            Metric::Io => write!(f, "{metric} {value:.0} bytes a second reached the limit of {limit:.0}"),
         }
     }
 }
@@ -163,7 +194,7 @@ impl std::fmt::Display for Breach {
 /// Where a job stands on the ladder.
 #[derive(Clone, Debug, Default)]
 pub struct Ladder {
-    standing: [Option<Rung>; 4],
+    standing: [Option<Rung>; METRICS],
 }
 
 /// A rung is left only when the value has fallen below this share of its threshold, so that a value that trembles
@@ -231,6 +262,20 @@ mod tests {
         assert_eq!(ladder.observe(&thresholds, Metric::Pids, 10.0).unwrap().rung, Rung::Stop);
         assert!(ladder.observe(&thresholds, Metric::Cpu, 1e9).is_none(), "no threshold, no breach");
         assert_eq!(ladder.highest(), Some(Rung::Stop));
+    }
+
+    /// What a person reads of a metric is what a program reads, and each has a standing of its own.
+    #[test]
+    fn every_metric_is_named_once_and_counted_by_itself() {
+        for (index, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.to_string());
+            assert_eq!(metric.index(), index);
+            let mut thresholds = Thresholds::default();
+            thresholds.of_mut(metric).stop = Some(1.0);
+            let reached = |other| Ladder::default().observe(&thresholds, other, 1.0).map(|breach| breach.to_string());
+            assert!(reached(metric).unwrap().starts_with(&format!("{metric} 1")));
+            assert_eq!(Metric::ALL.into_iter().filter_map(reached).count(), 1);
+        }
     }
 
     proptest! {

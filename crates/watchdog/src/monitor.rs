@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ladder::{Breach, CPU_WINDOW, Ladder, Metric, Thresholds};
+use crate::ladder::{Breach, Ladder, Metric, Thresholds, WINDOW};
 
 /// What a platform reads of a job at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,10 +14,18 @@ pub struct Reading {
     pub cpu: Duration,
     /// Memory that cannot be dropped: anonymous and shared, in bytes.
     pub memory_bytes: u64,
+    /// The most that the kernel ever counted of it, in bytes; 0 where it does not tell.
+    pub memory_peak_bytes: u64,
+    /// Memory of the largest process, in bytes; 0 where it was not asked for.
+    pub process_memory_bytes: u64,
     /// Processes (and threads, where the kernel counts them).
     pub pids: u64,
-    /// How often the kernel ended a process of the job for lack of memory.
+    /// Bytes read and written since the start by all processes that ever were in the job; `None` where nobody counts them.
+    pub io_bytes: Option<u64>,
+    /// How often the kernel ended a process of the job for lack of memory, or refused memory to the whole of it.
     pub oom_kills: u64,
+    /// How often the kernel refused memory to one process because of its own limit.
+    pub process_memory_refused: u64,
     /// How often the kernel refused a new process because of the limit.
     pub pids_refused: u64,
 }
@@ -44,6 +52,12 @@ pub struct Peak {
     pub cpu_cores: f64,
     /// Processes.
     pub processes: u64,
+    /// CPU time in seconds, all in all.
+    #[serde(default)]
+    pub cpu_seconds: f64,
+    /// Bytes read and written, all in all; absent where nobody counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_bytes: Option<u64>,
 }
 
 /// How many samples are kept.
@@ -56,8 +70,10 @@ pub struct ResourceMonitor {
     thresholds: Thresholds,
     ladder: Ladder,
     history: VecDeque<Sample>,
-    /// CPU time at moments of the last [`CPU_WINDOW`].
-    cpu: VecDeque<(Instant, Duration)>,
+    /// CPU time in seconds.
+    cpu: Window,
+    /// Bytes read and written.
+    io: Window,
     last: Reading,
     peak: Peak,
 }
@@ -70,7 +86,8 @@ impl ResourceMonitor {
             thresholds,
             ladder: Ladder::default(),
             history: VecDeque::with_capacity(HISTORY),
-            cpu: VecDeque::with_capacity(64),
+            cpu: Window::new(),
+            io: Window::new(),
             last: Reading::default(),
             peak: Peak::default(),
         }
@@ -83,21 +100,36 @@ impl ResourceMonitor {
             self.history.pop_front();
         }
         self.history.push_back(sample);
-        self.peak.memory_bytes = self.peak.memory_bytes.max(sample.memory_bytes);
-        self.peak.cpu_cores = self.peak.cpu_cores.max(sample.cpu_cores);
-        self.peak.processes = self.peak.processes.max(sample.processes);
-        let windowed = self.windowed_cpu(now, reading.cpu);
+        self.note_peak(&sample, &reading);
+        let cpu_seconds = reading.cpu.as_secs_f64();
+        let cores = self.cpu.rate(now, cpu_seconds);
+        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
+        let whole = |number: u64| number as f64;
+        let io = reading.io_bytes.and_then(|bytes| self.io.rate(now, whole(bytes)));
         let kernel = self.kernel_breach(&reading);
         self.last = reading;
-        let (thresholds, ladder) = (&self.thresholds, &mut self.ladder);
-        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
         let observed = [
-            ladder.observe(thresholds, Metric::Memory, reading.memory_bytes as f64),
-            windowed.and_then(|cores| ladder.observe(thresholds, Metric::Cpu, cores)),
-            ladder.observe(thresholds, Metric::Pids, reading.pids as f64),
-            ladder.observe(thresholds, Metric::Time, sample.at_seconds),
+            (Metric::Memory, Some(whole(reading.memory_bytes))),
+            (Metric::Cpu, cores),
+            (Metric::Pids, Some(whole(reading.pids))),
+            (Metric::Time, Some(sample.at_seconds)),
+            (Metric::ProcessMemory, Some(whole(reading.process_memory_bytes))),
+            (Metric::CpuTime, Some(cpu_seconds)),
+            (Metric::Io, io),
         ];
-        observed.into_iter().flatten().chain(kernel).max_by_key(|breach| breach.rung)
+        let (thresholds, ladder) = (&self.thresholds, &mut self.ladder);
+        let breaches =
+            observed.into_iter().filter_map(|(metric, value)| ladder.observe(thresholds, metric, value?)).chain(kernel);
+        breaches.max_by_key(|breach| breach.rung)
+    }
+
+    fn note_peak(&mut self, sample: &Sample, reading: &Reading) {
+        let peak = &mut self.peak;
+        peak.memory_bytes = peak.memory_bytes.max(sample.memory_bytes).max(reading.memory_peak_bytes);
+        peak.cpu_cores = peak.cpu_cores.max(sample.cpu_cores);
+        peak.processes = peak.processes.max(sample.processes);
+        peak.cpu_seconds = peak.cpu_seconds.max(reading.cpu.as_secs_f64());
+        peak.io_bytes = peak.io_bytes.max(reading.io_bytes);
     }
 
     /// The kernel's own limit struck between two samples: that is a breach even though no sample shows it.
@@ -111,6 +143,9 @@ impl ResourceMonitor {
         if reading.oom_kills > self.last.oom_kills {
             return breach(Metric::Memory, self.peak.memory_bytes);
         }
+        if reading.process_memory_refused > self.last.process_memory_refused {
+            return breach(Metric::ProcessMemory, reading.process_memory_bytes);
+        }
         if reading.pids_refused > self.last.pids_refused {
             return breach(Metric::Pids, reading.pids);
         }
@@ -118,7 +153,7 @@ impl ResourceMonitor {
     }
 
     fn sample(&self, now: Instant, reading: &Reading) -> Sample {
-        let since = self.cpu.back().map_or(self.started, |(at, _)| *at);
+        let since = self.cpu.last().unwrap_or(self.started);
         let elapsed = now.saturating_duration_since(since).as_secs_f64();
         let used = reading.cpu.saturating_sub(self.last.cpu).as_secs_f64();
         Sample {
@@ -127,17 +162,6 @@ impl ResourceMonitor {
             memory_bytes: reading.memory_bytes,
             processes: reading.pids,
         }
-    }
-
-    /// Cores busy over the last [`CPU_WINDOW`]; `None` until it is over once.
-    fn windowed_cpu(&mut self, now: Instant, cpu: Duration) -> Option<f64> {
-        self.cpu.push_back((now, cpu));
-        while self.cpu.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= CPU_WINDOW) {
-            self.cpu.pop_front();
-        }
-        let (first, used) = *self.cpu.front()?;
-        let elapsed = now.saturating_duration_since(first);
-        (elapsed >= CPU_WINDOW).then(|| cpu.saturating_sub(used).as_secs_f64() / elapsed.as_secs_f64())
     }
 
     /// The samples kept, oldest first.
@@ -169,6 +193,33 @@ impl ResourceMonitor {
     /// When the job was started.
     pub fn started(&self) -> Instant {
         self.started
+    }
+}
+
+/// What only grows, as it was at moments of the last [`WINDOW`].
+#[derive(Debug)]
+struct Window(VecDeque<(Instant, f64)>);
+
+impl Window {
+    /// Its room is allocated here, once.
+    fn new() -> Self {
+        Self(VecDeque::with_capacity(64))
+    }
+
+    /// The last moment.
+    fn last(&self) -> Option<Instant> {
+        self.0.back().map(|(at, _)| *at)
+    }
+
+    /// How much it has grown in a second, over the last [`WINDOW`]; `None` until that is over once.
+    fn rate(&mut self, now: Instant, value: f64) -> Option<f64> {
+        self.0.push_back((now, value));
+        while self.0.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW) {
+            self.0.pop_front();
+        }
+        let (first, before) = *self.0.front()?;
+        let elapsed = now.saturating_duration_since(first);
+        (elapsed >= WINDOW).then(|| (value - before).max(0.0) / elapsed.as_secs_f64())
     }
 }
 
@@ -214,13 +265,62 @@ mod tests {
     }
 
     #[test]
+    fn memory_refused_to_one_process_is_a_breach_of_its_own_limit() {
+        let stop = Steps { stop: Some(1000.0), ..Steps::default() };
+        let mut monitor = ResourceMonitor::new(Thresholds { process_memory: stop, ..Thresholds::default() });
+        let small = Reading { memory_bytes: 5000, process_memory_bytes: 999, ..Reading::default() };
+        assert!(monitor.observe(at(&monitor, 0.1), small).is_none(), "together they may have more");
+        let refused = Reading { process_memory_refused: 1, ..small };
+        let breach = monitor.observe(at(&monitor, 0.2), refused).unwrap();
+        assert_eq!((breach.metric, breach.rung), (Metric::ProcessMemory, Rung::Stop));
+        let large = Reading { process_memory_bytes: 1000, ..refused };
+        assert_eq!(monitor.observe(at(&monitor, 0.3), large).unwrap().metric, Metric::ProcessMemory);
+    }
+
+    #[test]
+    fn cpu_time_is_counted_over_the_whole_run() {
+        let stop = Steps { stop: Some(2.0), ..Steps::default() };
+        let mut monitor = ResourceMonitor::new(Thresholds { cpu_time: stop, ..Thresholds::default() });
+        let mut used = |at_seconds: f64, cpu: u64| {
+            let reading = Reading { cpu: Duration::from_millis(cpu), ..Reading::default() };
+            monitor.observe(at(&monitor, at_seconds), reading).map(|breach| breach.metric)
+        };
+        assert_eq!(used(1000.0, 1900), None, "idle hours do not count");
+        assert_eq!(used(1000.1, 2000), Some(Metric::CpuTime));
+    }
+
+    #[test]
+    fn io_is_judged_over_its_window_and_only_where_it_is_counted() {
+        let stop = Steps { stop: Some(1000.0), ..Steps::default() };
+        let tripped = |counted: bool| {
+            let mut monitor = ResourceMonitor::new(Thresholds { io: stop, ..Thresholds::default() });
+            (1..=200_u32).find(|tick| {
+                // A burst in the first second, and twice the limit from the eighth on.
+                let bytes = u64::from(*tick.min(&10)) * 300 + u64::from(tick.saturating_sub(80)) * 200;
+                let reading = Reading { io_bytes: counted.then_some(bytes), ..Reading::default() };
+                let breach = monitor.observe(at(&monitor, f64::from(*tick) / 10.0), reading);
+                breach.is_some_and(|breach| breach.metric == Metric::Io)
+            })
+        };
+        assert!((100..115).contains(&tripped(true).unwrap()), "{:?}", tripped(true));
+        assert_eq!(tripped(false), None);
+    }
+
+    #[test]
     fn history_is_bounded_and_peaks_are_kept() {
         let mut monitor = ResourceMonitor::new(Thresholds::default());
         for tick in 0..2000_u32 {
-            let reading = Reading { memory_bytes: u64::from(2000 - tick), pids: 3, ..Reading::default() };
+            let cpu = Duration::from_millis(tick.into());
+            let reading = Reading { cpu, memory_bytes: u64::from(2000 - tick), pids: 3, ..Reading::default() };
             monitor.observe(at(&monitor, f64::from(tick) / 10.0), reading);
         }
         assert_eq!(monitor.history().count(), HISTORY);
-        assert_eq!(monitor.peak().memory_bytes, 2000);
+        let peak = monitor.peak();
+        assert_eq!((peak.memory_bytes, peak.processes, peak.io_bytes), (2000, 3, None));
+        assert!((peak.cpu_seconds - 1.999).abs() < 1e-9, "{peak:?}");
+        // What the kernel has seen between two samples counts too.
+        let told = Reading { memory_peak_bytes: 9000, io_bytes: Some(7), ..Reading::default() };
+        monitor.observe(at(&monitor, 300.0), told);
+        assert_eq!((monitor.peak().memory_bytes, monitor.peak().io_bytes), (9000, Some(7)));
     }
 }

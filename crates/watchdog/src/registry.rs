@@ -181,6 +181,8 @@ pub enum FailureKind {
     NotExecutable,
     /// The host offers too little.
     TierTooLow,
+    /// Nothing there enforces a limit.
+    Unenforceable,
     /// The latch holds.
     Latched,
     /// Another job has the name.
@@ -195,6 +197,7 @@ impl From<&Error> for Failure {
             Error::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => FailureKind::NotFound,
             Error::Exec { .. } => FailureKind::NotExecutable,
             Error::TierTooLow { .. } => FailureKind::TierTooLow,
+            Error::Unenforceable { .. } => FailureKind::Unenforceable,
             Error::Latched { .. } => FailureKind::Latched,
             Error::NameTaken { .. } => FailureKind::NameTaken,
             _ => FailureKind::Other,

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
+use estop_watchdog::job::CPU_WEIGHTS;
 
 use crate::config::{self, CpuPercent, Period, Size};
 
@@ -26,6 +28,18 @@ pub struct RunArguments {
     /// Longest run time, such as 10m
     #[arg(long, value_name = "DURATION")]
     pub time_max: Option<Period>,
+    /// Most memory of each of its processes
+    #[arg(long, value_name = "SIZE")]
+    pub process_memory_max: Option<Size>,
+    /// Share of the processors where other workloads want them too, 1 to 10000; theirs is 100
+    #[arg(long, value_name = "N", value_parser = weights())]
+    pub cpu_weight: Option<u32>,
+    /// Most processor time of the whole tree, such as 1h
+    #[arg(long, value_name = "DURATION")]
+    pub cpu_time_max: Option<Period>,
+    /// Most bytes read and written in a second, such as 50MiB
+    #[arg(long, value_name = "SIZE")]
+    pub io_max: Option<Size>,
     /// How long it may take to end after it was asked to
     #[arg(long, value_name = "DURATION")]
     pub grace: Option<Period>,
@@ -65,6 +79,10 @@ pub struct RunArguments {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+fn weights() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(u64::from(*CPU_WEIGHTS.start())..=u64::from(*CPU_WEIGHTS.end()))
 }
 
 /// `KEY=NAME`.

@@ -119,7 +119,8 @@ fn workload(
                 "stopped"
             };
             json!({"state": state, "pid": null, "tier": null, "isolation": null, "guardian": {"pid": null, "alive": false},
-                "processes": 0, "cpu_cores": 0.0, "memory_bytes": 0, "memory_peak_bytes": 0, "uptime_seconds": 0.0})
+                "processes": 0, "cpu_cores": 0.0, "cpu_seconds": 0.0, "memory_bytes": 0, "memory_peak_bytes": 0, "io_bytes": null,
+                "uptime_seconds": 0.0})
         }
     };
     if let Value::Object(specific) = specific {
@@ -139,7 +140,8 @@ fn running(status: &Status) -> Value {
     json!({
         "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation,
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
-        "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes, "uptime_seconds": status.uptime_seconds,
+        "cpu_seconds": status.peak.cpu_seconds, "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes,
+        "io_bytes": status.peak.io_bytes, "uptime_seconds": status.uptime_seconds,
         "limits": limits(&status.limits), "thresholds": thresholds(&status.thresholds), "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
     })
 }
@@ -149,6 +151,8 @@ pub(super) fn limits(limits: &Limits) -> Value {
     json!({
         "memory_max_bytes": limits.memory_max, "cpu_max_cores": limits.cpu_max, "pids_max": limits.pids_max,
         "time_max_seconds": limits.time_max.map(|time| time.as_secs_f64()),
+        "process_memory_max_bytes": limits.process_memory_max, "cpu_weight": limits.cpu_weight,
+        "cpu_time_max_seconds": limits.cpu_time_max.map(|time| time.as_secs_f64()), "io_max_bytes": limits.io_max,
     })
 }
 
@@ -161,7 +165,8 @@ pub(super) fn thresholds(thresholds: &Thresholds) -> Value {
     };
     json!({
         "memory_bytes": steps(Metric::Memory), "cpu_cores": steps(Metric::Cpu), "pids": steps(Metric::Pids),
-        "time_seconds": steps(Metric::Time),
+        "time_seconds": steps(Metric::Time), "process_memory_bytes": steps(Metric::ProcessMemory),
+        "cpu_time_seconds": steps(Metric::CpuTime), "io_bytes": steps(Metric::Io),
     })
 }
 

@@ -38,6 +38,22 @@ pub struct Workload {
     /// The longest time it may run.
     #[serde(default)]
     pub time_max: Option<Period>,
+    /// The most memory each of its processes may have.
+    #[serde(default)]
+    pub process_memory_max: Option<Size>,
+    /// Its share of the processors where several workloads want them, against theirs: 1 to 10000. One that is given none has 100.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 10000))]
+    pub cpu_weight: Option<u32>,
+    /// The most processor time of the whole tree.
+    #[serde(default)]
+    pub cpu_time_max: Option<Period>,
+    /// The most it may read and write in a second.
+    #[serde(default)]
+    pub io_max: Option<Size>,
+    /// A command that asks it to end, run inside its job. On Windows only, where there are no signals.
+    #[serde(default)]
+    pub stop_command: Command,
     /// How long a stop that asks first waits before it kills.
     #[serde(default = "Workload::default_grace")]
     pub grace: Period,
@@ -110,6 +126,11 @@ impl Workload {
             cpu_max: None,
             pids_max: None,
             time_max: None,
+            process_memory_max: None,
+            cpu_weight: None,
+            cpu_time_max: None,
+            io_max: None,
+            stop_command: Command::default(),
             grace: Self::default_grace(),
             on_breach: OnBreach::default(),
             require_tier: None,
@@ -182,6 +203,15 @@ pub struct Limits {
     /// On the run time.
     #[serde(default)]
     pub time: Ladder<Period>,
+    /// On the memory of its largest process.
+    #[serde(default)]
+    pub process_memory: Ladder<Size>,
+    /// On the processor time.
+    #[serde(default)]
+    pub cpu_time: Ladder<Period>,
+    /// On what it reads and writes in a second.
+    #[serde(default)]
+    pub io: Ladder<Size>,
 }
 
 /// The values at which each rung is reached. They may not fall.

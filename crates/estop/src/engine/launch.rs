@@ -170,6 +170,7 @@ impl Launch<'_> {
             user: account.map(|account| account.ids),
             process_group: self.process_group,
             ignored_signals: self.ignored_signals.clone(),
+            stop_command: self.workload.stop_command.argv().iter().cloned().map(Bytes::from).collect(),
             oom_score: None,
         }
     }
@@ -295,6 +296,10 @@ pub fn limits(workload: &Workload) -> Limits {
         cpu_max: workload.cpu_max.map(config::CpuPercent::cores),
         pids_max: workload.pids_max,
         time_max: workload.time_max.map(config::Period::duration),
+        process_memory_max: workload.process_memory_max.map(config::Size::bytes),
+        cpu_weight: workload.cpu_weight,
+        cpu_time_max: workload.cpu_time_max.map(config::Period::duration),
+        io_max: workload.io_max.map(config::Size::bytes),
     }
 }
 
@@ -302,11 +307,16 @@ pub fn limits(workload: &Workload) -> Limits {
 pub fn thresholds(limits: &config::Limits) -> Thresholds {
     #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
     let whole = |number: u64| number as f64;
+    let bytes = |size: config::Size| whole(size.bytes());
+    let seconds = |period: config::Period| period.duration().as_secs_f64();
     Thresholds {
-        memory: steps(limits.memory, |size| whole(size.bytes())),
+        memory: steps(limits.memory, bytes),
         cpu: steps(limits.cpu, config::CpuPercent::cores),
         pids: steps(limits.pids, whole),
-        time: steps(limits.time, |period| period.duration().as_secs_f64()),
+        time: steps(limits.time, seconds),
+        process_memory: steps(limits.process_memory, bytes),
+        cpu_time: steps(limits.cpu_time, seconds),
+        io: steps(limits.io, bytes),
     }
 }
 

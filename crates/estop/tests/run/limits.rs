@@ -54,21 +54,168 @@ fn a_fork_bomb_is_capped_and_stopped() {
 }
 
 #[test]
-fn memory_is_limited() {
-    // Bounded itself, so that a limit that does not hold fails the test and nothing else.
-    #[cfg(unix)]
-    let hog = [
-        "python3",
-        "-c",
-        "import time\nkept = []\nfor _ in range(400):\n    kept.append(bytearray(1 << 20))\n    time.sleep(0.002)\ntime.sleep(1000)",
-    ];
-    #[cfg(windows)]
-    let hog = ["hog", "400", "slowly"];
+fn cpu_time_is_limited() {
     for &options in TIERS {
         let scene = Scene::new();
-        let incident = breaches(&scene, &[options, &["--memory-max", "64MiB"]].concat(), &hog);
-        assert!(incident["reason"].as_str().unwrap().contains("memory"), "{incident:#}");
+        let busy = ["sh", "-c", "while :; do :; done"];
+        let incident = breaches(&scene, &[options, &["--cpu-time-max", "300ms", "--time-max", "5m"]].concat(), &busy);
+        assert!(incident["reason"].as_str().unwrap().starts_with("cpu-time"), "{incident:#}");
     }
+}
+
+/// Bounded itself, so that a limit that does not hold fails the test and nothing else.
+#[cfg(unix)]
+const SLOW_HOG: [&str; 3] = [
+    "python3",
+    "-c",
+    "import time\nkept = []\nfor _ in range(400):\n    kept.append(bytearray(1 << 20))\n    time.sleep(0.002)\ntime.sleep(1000)",
+];
+#[cfg(windows)]
+const SLOW_HOG: [&str; 3] = ["hog", "400", "slowly"];
+
+#[test]
+fn memory_is_limited() {
+    for &options in TIERS {
+        let scene = Scene::new();
+        let incident = breaches(&scene, &[options, &["--memory-max", "64MiB"]].concat(), &SLOW_HOG);
+        assert!(incident["reason"].as_str().unwrap().starts_with("memory"), "{incident:#}");
+    }
+}
+
+#[test]
+fn memory_of_one_process_is_limited() {
+    for &options in TIERS {
+        let scene = Scene::new();
+        let incident = breaches(&scene, &[options, &["--process-memory-max", "64MiB"]].concat(), &SLOW_HOG);
+        assert!(incident["reason"].as_str().unwrap().starts_with("process-memory"), "{incident:#}");
+    }
+}
+
+#[test]
+fn together_processes_may_have_more_than_each_of_them() {
+    #[cfg(unix)]
+    let hog = "python3 -c \"kept = b'x' * (40 << 20)\nimport time\ntime.sleep(1000)\"";
+    #[cfg(windows)]
+    let hog = "hog 40 once";
+    for &options in TIERS {
+        let scene = Scene::new();
+        let body = format!("{hog} & {hog} & {hog} & echo > sign; exec sleep 1000");
+        let options = [options, &["--process-memory-max", "100MiB", "--grace", "100ms"]].concat();
+        let running = scene.guard("w", &options, &["sh", "-c", &body], "sign");
+        until("they have more", || scene.status("w")["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 110 << 20));
+        let status = scene.status("w");
+        assert_eq!((&status["state"], &status["last_breach"]), (&"running".into(), &Value::Null), "{status:#}");
+        assert_eq!(status["limits"]["process_memory_max_bytes"], 100 << 20);
+        scene.json(0, &["stop", "w"]);
+        running.wait().expect(124);
+        scene.expect_nothing_left();
+    }
+}
+
+/// A limit that nothing enforces must not be taken for one that holds.
+#[test]
+fn what_nothing_enforces_here_is_refused_before_anything_starts() {
+    let scene = Scene::new();
+    let doctor = scene.json(0, &["doctor"]);
+    let had = |name: &str| {
+        doctor["checks"].as_array().unwrap().iter().any(|check| check["name"] == name && check["ok"] == true)
+    };
+    let (weight, io) = (had("cpu-weight-limit"), had("io-limit"));
+    // Without a cgroup, Linux has neither.
+    let bare: &[&[&str]] = if cfg!(unix) { &[&["--no-cgroup"]] } else { &[] };
+    let none = bare
+        .iter()
+        .flat_map(|&options| [(options, ["--cpu-weight", "50"], false), (options, ["--io-max", "1GiB"], false)]);
+    let here: [(&[&str], _, _); 2] = [(&[], ["--cpu-weight", "50"], weight), (&[], ["--io-max", "1GiB"], io)];
+    for (options, limit, enforced) in here.into_iter().chain(none) {
+        let sign = scene.path().join("started");
+        let ran = scene.run(&[&["run"], options, &limit, &["--", "touch", sign.to_str().unwrap()]].concat());
+        if enforced {
+            ran.expect(0);
+            std::fs::remove_file(sign).unwrap();
+        } else {
+            let refused = ran.expect(4);
+            let named = limit[0].trim_start_matches('-').replace('-', "_");
+            assert!(refused.stderr.contains(&named) && refused.stderr.contains("enforces"), "{refused:?}");
+            assert!(!sign.exists());
+        }
+    }
+    scene.expect_nothing_left();
+}
+
+/// The kernel's own file says what it was told, in either version of cgroups.
+#[cfg(unix)]
+#[test]
+fn a_weight_reaches_the_kernel_and_can_be_changed() {
+    let scene = Scene::new();
+    if scene.run(&["run", "--cpu-weight", "50", "--", "true"]).code == 4 {
+        return;
+    }
+    let options = ["--cpu-weight", "50", "--grace", "100ms"];
+    let running = scene.guard("w", &options, &["sh", "-c", "echo > sign; exec sleep 1000"], "sign");
+    let status = scene.status("w");
+    assert_eq!(
+        (&status["limits"]["cpu_weight"], &status["enforced_by_kernel"]["cpu_weight"]),
+        (&50.into(), &true.into())
+    );
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", status["pid"])).unwrap();
+    let group = groups.lines().find_map(|line| line.split(':').nth(2).filter(|path| path.contains("/estop/"))).unwrap();
+    let told = || {
+        let read =
+            |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u32>().ok();
+        let v1 = read(&format!("cpu{group}/cpu.shares")).map(|shares| shares * 100 / 1024);
+        v1.or_else(|| read(&format!("{group}/cpu.weight"))).unwrap()
+    };
+    assert_eq!(told(), 50);
+    scene.json(0, &["limit", "set", "w", "cpu_weight=200"]);
+    assert_eq!(told(), 200);
+    scene.run(&["limit", "set", "w", "cpu_weight=0"]).expect(2);
+    scene.json(0, &["limit", "set", "w", "cpu_weight=none"]);
+    assert_eq!(told(), 100);
+    scene.json(0, &["stop", "w"]);
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
+
+/// What was in force stays in force.
+#[test]
+fn a_limit_that_is_refused_while_it_runs_changes_nothing() {
+    let scene = Scene::new();
+    let options =
+        ["--time-max", "1h", "--grace", "100ms", if cfg!(unix) { "--no-cgroup" } else { "--allow-new-privs" }];
+    let running = scene.guard("w", &options, &["sh", "-c", "echo > sign; exec sleep 1000"], "sign");
+    let before = scene.status("w");
+    let refused = scene.run(&["limit", "set", "w", "cpu_time_max=1h", "io_max=1GiB"]);
+    if refused.code != 0 {
+        let refused = refused.expect(4);
+        assert!(refused.stderr.contains("io_max"), "{refused:?}");
+        assert_eq!(scene.status("w")["limits"], before["limits"]);
+    }
+    let answer =
+        scene.json(0, &["limit", "set", "w", "cpu_time_max=1h", "process_memory_max=1GiB", "cpu_time.warn=50m"]);
+    let limits = &answer["limits"];
+    assert_eq!(
+        (&limits["cpu_time_max_seconds"], &limits["process_memory_max_bytes"]),
+        (&3600.0.into(), &(1 << 30).into())
+    );
+    assert_eq!(answer["thresholds"]["cpu_time_seconds"], serde_json::json!({"warn": 3000.0}));
+    scene.json(0, &["stop", "w"]);
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
+
+#[test]
+fn what_a_run_has_used_is_told() {
+    let scene = Scene::new();
+    let summary = scene.path().join("summary.json");
+    let summary_file = summary.to_str().unwrap();
+    let given =
+        ["run", "--cpu-time-max", "200ms", "--on-breach", "stop", "--grace", "100ms", "--summary", summary_file, "--"];
+    scene.run(&[&given[..], &["sh", "-c", "while :; do :; done"]].concat()).expect(124);
+    let told: Value = serde_json::from_slice(&std::fs::read(summary).unwrap()).unwrap();
+    let peak = &told["peak"];
+    assert!(peak["cpu_seconds"].as_f64().unwrap() >= 0.2, "{told:#}");
+    assert!(peak["memory_bytes"].as_u64().unwrap() > 0 && (peak["io_bytes"].is_null() || peak["io_bytes"].is_u64()));
 }
 
 /// Faster than any sampling: where the kernel enforces the limit, it strikes first, and that is a breach all the same.
@@ -120,7 +267,17 @@ fn a_breach_that_stops_asks_first() {
 #[test]
 fn limits_that_leave_nothing_to_run_with_are_refused_before_anything_starts() {
     let scene = Scene::new();
-    for option in [["--time-max", "0s"], ["--cpu-max", "0"], ["--memory-max", "0"], ["--pids-max", "0"]] {
+    for option in [
+        ["--time-max", "0s"],
+        ["--cpu-max", "0"],
+        ["--memory-max", "0"],
+        ["--pids-max", "0"],
+        ["--process-memory-max", "0"],
+        ["--cpu-weight", "0"],
+        ["--cpu-weight", "10001"],
+        ["--cpu-time-max", "0s"],
+        ["--io-max", "0"],
+    ] {
         let sign = scene.path().join("started").display().to_string();
         let refused = scene.run(&[&["run"], &option[..], &["--", "touch", &sign]].concat()).expect(2);
         assert!(refused.stderr.contains(option[0]), "{refused:?}");

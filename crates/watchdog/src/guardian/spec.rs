@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::LogSpec;
 use crate::job::{JobSpec, ProcessId, SecretFile};
-use crate::ladder::{Rung, Steps, Thresholds};
+use crate::ladder::{Rung, Thresholds};
 
 /// What happens when a limit is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,36 +74,6 @@ pub struct GuardianSpec {
     /// The identifier of the incident that a breach opens. Chosen beforehand, so that a breach needs to choose nothing.
     pub incident: String,
 }
-
-impl GuardianSpec {
-    /// The thresholds with the limits as their top rungs, where those are lower. A CPU limit that the kernel enforces
-    /// slows the job down and is never breached.
-    pub fn effective_thresholds(&self, cpu_enforced: bool) -> Thresholds {
-        let mut thresholds = self.thresholds;
-        let limits = &self.job.limits;
-        let cap = |steps: &mut Steps, limit: f64| steps.stop = Some(steps.stop.map_or(limit, |stop| stop.min(limit)));
-        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
-        {
-            if let Some(bytes) = limits.memory_max {
-                cap(&mut thresholds.memory, bytes as f64);
-            }
-            // The limit itself may be used up; the one that would exceed it is the breach.
-            if let Some(pids) = limits.pids_max {
-                cap(&mut thresholds.pids, pids as f64 + 1.0);
-            }
-        }
-        if let Some(time) = limits.time_max {
-            cap(&mut thresholds.time, time.as_secs_f64());
-        }
-        if let Some(cores) = limits.cpu_max.filter(|_| !cpu_enforced) {
-            cap(&mut thresholds.cpu, cores * CPU_TOLERANCE);
-        }
-        thresholds
-    }
-}
-
-/// Where the monitor enforces a CPU limit, measuring is not exact to the last tick.
-const CPU_TOLERANCE: f64 = 1.05;
 
 /// Which event of the table a rung is.
 pub(super) fn event_of(rung: Rung, on_breach: OnBreach) -> Option<super::table::Event> {

@@ -102,7 +102,9 @@ fn error_of(failure: Failure, spec: &GuardianSpec) -> Error {
             Ok(Some(entry)) => Error::Latched { since: entry.since, reason: entry.reason },
             _ => Error::Latched { since: "just now".to_owned(), reason: failure.message },
         },
-        FailureKind::TierTooLow => Error::Refused { name: spec.job.name.clone(), reason: failure.message },
+        FailureKind::TierTooLow | FailureKind::Unenforceable => {
+            Error::Refused { name: spec.job.name.clone(), reason: failure.message }
+        }
         FailureKind::Other => Error::NotStarted(failure.message),
     }
 }
@@ -186,10 +188,8 @@ fn set_up(
     Ok(Prepared { log, spec, job, dir: dir.clone(), reserve, listener, latch_own, latch_all, now_file, signals })
 }
 
-/// Limits the job, records it and starts its program.
+/// Records the job and starts its program.
 fn begin(spec: &GuardianSpec, dir: &JobDir, latches: &Latches, job: &mut JobObjectManager) -> Result<()> {
-    let effective = spec.effective_thresholds(job.job().enforced().cpu);
-    job.set_limits(spec.job.limits, effective)?;
     let entry = Entry {
         schema_version: 1,
         name: spec.job.name.clone(),

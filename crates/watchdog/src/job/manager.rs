@@ -32,16 +32,25 @@ impl std::fmt::Debug for JobObjectManager {
 }
 
 impl JobObjectManager {
-    /// Makes the job, empty.
+    /// Makes the job, empty, with the limits of `spec` above the ladder `thresholds`.
     ///
     /// # Errors
-    /// [`Error::TierTooLow`] if the host offers less than `spec` requires; others if the system refuses.
+    /// [`Error::TierTooLow`] if the host offers less than `spec` requires, [`Error::Unenforceable`] if nothing here enforces
+    /// one of its limits; others if the system refuses.
     pub fn create(spec: JobSpec, thresholds: Thresholds) -> Result<Self> {
         #[cfg(target_os = "linux")]
-        let job = Box::new(super::linux::LinuxJob::create(&spec)?);
+        let mut job = super::linux::LinuxJob::create(&spec)?;
         #[cfg(windows)]
-        let job = Box::new(super::windows::WindowsJob::create(&spec)?);
-        Ok(Self { spec, job, monitor: ResourceMonitor::new(thresholds), frozen: false })
+        let mut job = super::windows::WindowsJob::create(&spec)?;
+        match effective(&job, &spec.limits, &thresholds) {
+            Ok(effective) => {
+                Ok(Self { spec, job: Box::new(job), monitor: ResourceMonitor::new(effective), frozen: false })
+            }
+            Err(error) => {
+                job.release();
+                Err(error)
+            }
+        }
     }
 
     /// Starts the program inside.
@@ -92,7 +101,7 @@ impl JobObjectManager {
 
     /// Takes a sample. Answers the breach that it causes.
     pub fn sample(&mut self) -> Option<Breach> {
-        let reading = self.job.read();
+        let reading = self.job.read(self.monitor.thresholds());
         self.monitor.observe(Instant::now(), reading)
     }
 
@@ -106,15 +115,26 @@ impl JobObjectManager {
         self.job.processes(limit)
     }
 
-    /// Changes limits and thresholds while the job runs.
+    /// Changes the limits, and the ladder below them, while the job runs.
     ///
     /// # Errors
-    /// [`Error::System`] if the kernel refuses; the thresholds are then unchanged.
+    /// [`Error::System`] if the kernel refuses, [`Error::Unenforceable`] if nothing here enforces one of them; then those
+    /// from before are in force.
     pub fn set_limits(&mut self, limits: Limits, thresholds: Thresholds) -> Result<()> {
-        self.job.set_limits(&limits).map_err(|source| Error::System { action: "change the limits", source })?;
-        self.spec.limits = limits;
-        self.monitor.set_thresholds(thresholds);
-        Ok(())
+        let changed =
+            self.job.set_limits(&limits).map_err(|source| Error::System { action: "change the limits", source });
+        match changed.and_then(|()| effective(self.job.as_ref(), &limits, &thresholds)) {
+            Ok(effective) => {
+                self.spec.limits = limits;
+                self.monitor.set_thresholds(effective);
+                Ok(())
+            }
+            Err(error) => {
+                // What was in force a moment ago, the kernel takes again.
+                let _ = self.job.set_limits(&self.spec.limits);
+                Err(error)
+            }
+        }
     }
 
     /// Sends a signal to the main process.
@@ -197,5 +217,17 @@ impl JobObjectManager {
     /// Removes what the job left in the system. Call it after the job was proven empty.
     pub fn release(mut self) {
         self.job.release();
+    }
+}
+
+/// The thresholds by which the monitor enforces what the kernel does not, and tells what the kernel refused.
+///
+/// # Errors
+/// [`Error::Unenforceable`]: a limit must not be taken for one that holds.
+fn effective(job: &dyn Job, limits: &Limits, thresholds: &Thresholds) -> Result<Thresholds> {
+    let effective = limits.on_top_of(thresholds, job.enforced());
+    match job.unenforceable(limits, &effective) {
+        None => Ok(effective),
+        Some((limit, reason)) => Err(Error::Unenforceable { limit, reason }),
     }
 }

@@ -19,11 +19,12 @@ pub(crate) use windows as platform;
 use std::time::Duration;
 
 pub use manager::JobObjectManager;
-pub use spec::{Bytes, Containment, JobSpec, Limits, Program, SecretFile, User};
+pub use spec::{Bytes, CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, Containment, JobSpec, Limits, Program, SecretFile, User};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ladder::Thresholds;
 use crate::monitor::Reading;
 use crate::stop::Survivor;
 
@@ -162,8 +163,8 @@ pub trait Job {
     /// How many processes there are.
     fn count(&mut self) -> u64;
 
-    /// Reads the job's resources.
-    fn read(&mut self) -> Reading;
+    /// Reads the job's resources. What is dear to read is left out where no step of `thresholds` is on it.
+    fn read(&mut self, thresholds: &Thresholds) -> Reading;
 
     /// The processes there are, at most `limit`, without their arguments.
     fn processes(&self, limit: usize) -> Vec<Process>;
@@ -173,6 +174,10 @@ pub trait Job {
     /// # Errors
     /// The operating system's answer.
     fn set_limits(&mut self, limits: &Limits) -> std::io::Result<()>;
+
+    /// The first of the `limits` in force that the kernel does not enforce here and the monitor cannot by `thresholds`: its
+    /// name, and why.
+    fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)>;
 
     /// Removes what the job left in the system, after it was proven empty.
     fn release(&mut self);
@@ -193,6 +198,7 @@ pub trait Job {
 
 /// Which limits the kernel enforces by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is about a limit of its own")]
 pub struct Enforced {
     /// `memory_max`.
     pub memory: bool,
@@ -200,4 +206,13 @@ pub struct Enforced {
     pub cpu: bool,
     /// `pids_max`.
     pub pids: bool,
+    /// `process_memory_max`.
+    #[serde(default)]
+    pub process_memory: bool,
+    /// `cpu_weight`. Not on Windows while the job has a `cpu_max`, in place of which it stands there.
+    #[serde(default)]
+    pub cpu_weight: bool,
+    /// `io_max`.
+    #[serde(default)]
+    pub io: bool,
 }

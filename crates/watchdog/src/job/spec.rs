@@ -1,12 +1,14 @@
 //! What a job is to be: the program, its limits and how it is contained.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Tier;
+use super::{Enforced, Tier};
+use crate::ladder::{Steps, Thresholds};
 
 /// A string of the operating system, which need not be Unicode: its bytes on Unix, its UTF-16 in little endian on Windows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +70,9 @@ pub struct Program {
     pub process_group: Option<u32>,
     /// Signals that it ignores from the start, as the caller does.
     pub ignored_signals: Vec<i32>,
+    /// A command that asks it to end, beside what the system has for that. So far on Windows alone, where there are no signals.
+    #[serde(default)]
+    pub stop_command: Vec<Bytes>,
     /// Its `oom_score_adj`, where it is not to be this process's own.
     #[serde(default)]
     pub oom_score: Option<String>,
@@ -96,7 +101,14 @@ impl std::fmt::Debug for SecretFile {
     }
 }
 
-/// The limits of a job. What the kernel cannot enforce here is enforced by the monitor.
+/// What a `cpu_weight` may be.
+pub const CPU_WEIGHTS: RangeInclusive<u32> = 1..=10_000;
+/// The `cpu_weight` of a job that is given none.
+pub const CPU_WEIGHT_DEFAULT: u32 = 100;
+/// Where the monitor enforces a rate, measuring is not exact to the last tick.
+const RATE_TOLERANCE: f64 = 1.05;
+
+/// The limits of a job. What the kernel cannot enforce here is enforced by the monitor; what neither can, is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes.
@@ -107,6 +119,19 @@ pub struct Limits {
     pub pids_max: Option<u64>,
     /// Run time.
     pub time_max: Option<Duration>,
+    /// Memory of each process, in bytes.
+    #[serde(default)]
+    pub process_memory_max: Option<u64>,
+    /// The share of the processors that it has where several jobs want them, against that of the others: one of
+    /// [`CPU_WEIGHTS`]. Those without one have [`CPU_WEIGHT_DEFAULT`].
+    #[serde(default)]
+    pub cpu_weight: Option<u32>,
+    /// CPU time of all its processes together.
+    #[serde(default)]
+    pub cpu_time_max: Option<Duration>,
+    /// Bytes read and written in a second, on all volumes together.
+    #[serde(default)]
+    pub io_max: Option<u64>,
 }
 
 impl Limits {
@@ -117,8 +142,32 @@ impl Limits {
             ("cpu_max", self.cpu_max.is_some_and(|cores| cores <= 0.0)),
             ("pids_max", self.pids_max == Some(0)),
             ("time_max", self.time_max.is_some_and(|time| time.is_zero())),
+            ("process_memory_max", self.process_memory_max == Some(0)),
+            ("cpu_weight", self.cpu_weight == Some(0)),
+            ("cpu_time_max", self.cpu_time_max.is_some_and(|time| time.is_zero())),
+            ("io_max", self.io_max == Some(0)),
         ];
         zero.into_iter().find_map(|(name, zero)| zero.then_some(name))
+    }
+
+    /// `thresholds` with the limits as their top rungs, where those are lower. A rate that the kernel enforces slows the job
+    /// down and is never breached.
+    pub(crate) fn on_top_of(&self, thresholds: &Thresholds, enforced: Enforced) -> Thresholds {
+        let mut thresholds = *thresholds;
+        let cap =
+            |steps: &mut Steps, limit: Option<f64>| steps.stop = steps.stop.into_iter().chain(limit).reduce(f64::min);
+        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
+        let whole = |number: u64| number as f64;
+        cap(&mut thresholds.memory, self.memory_max.map(whole));
+        cap(&mut thresholds.process_memory, self.process_memory_max.map(whole));
+        // The limit itself may be used up; the one that would exceed it is the breach.
+        cap(&mut thresholds.pids, self.pids_max.map(|pids| whole(pids) + 1.0));
+        cap(&mut thresholds.time, self.time_max.map(|time| time.as_secs_f64()));
+        cap(&mut thresholds.cpu_time, self.cpu_time_max.map(|time| time.as_secs_f64()));
+        let watched = |rate: Option<f64>, enforced: bool| rate.filter(|_| !enforced).map(|rate| rate * RATE_TOLERANCE);
+        cap(&mut thresholds.cpu, watched(self.cpu_max, enforced.cpu));
+        cap(&mut thresholds.io, watched(self.io_max.map(whole), enforced.io));
+        thresholds
     }
 }
 
@@ -174,3 +223,74 @@ pub struct JobSpec {
 
 /// The variable that marks every process of a job.
 pub(super) const MARKER: &str = "ESTOP_JOB";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn all() -> Limits {
+        Limits {
+            memory_max: Some(1000),
+            cpu_max: Some(2.0),
+            pids_max: Some(10),
+            time_max: Some(Duration::from_secs(20)),
+            process_memory_max: Some(100),
+            cpu_weight: Some(50),
+            cpu_time_max: Some(Duration::from_secs(5)),
+            io_max: Some(4000),
+        }
+    }
+
+    #[test]
+    fn a_limit_is_the_top_rung_where_it_is_lower() {
+        let at = |stop| Steps { stop: Some(stop), warn: Some(1.0), ..Steps::default() };
+        let ladder =
+            Thresholds { memory: at(900.0), process_memory: at(101.0), cpu_time: at(6.0), ..Thresholds::default() };
+        let thresholds = all().on_top_of(&ladder, Enforced::default());
+        assert_eq!(
+            (thresholds.memory, thresholds.process_memory, thresholds.cpu_time),
+            (at(900.0), at(100.0), at(5.0))
+        );
+        assert_eq!((thresholds.pids.stop, thresholds.time.stop), (Some(11.0), Some(20.0)));
+        assert_eq!(
+            (thresholds.cpu.stop, thresholds.io.stop),
+            (Some(2.0 * RATE_TOLERANCE), Some(4000.0 * RATE_TOLERANCE))
+        );
+        assert_eq!(Limits::default().on_top_of(&ladder, Enforced::default()), ladder);
+    }
+
+    /// A rate that the kernel keeps is never exceeded; what it refuses beyond a limit is a breach.
+    #[test]
+    fn a_rate_that_the_kernel_enforces_is_not_watched() {
+        let enforced =
+            Enforced { memory: true, cpu: true, pids: true, process_memory: true, cpu_weight: true, io: true };
+        let thresholds = all().on_top_of(&Thresholds::default(), enforced);
+        assert_eq!((thresholds.cpu.stop, thresholds.io.stop), (None, None));
+        assert_eq!((thresholds.memory.stop, thresholds.process_memory.stop), (Some(1000.0), Some(100.0)));
+        assert_eq!(thresholds.cpu_time.stop, Some(5.0), "nothing but the monitor counts it");
+    }
+
+    #[test]
+    fn each_limit_of_zero_is_named() {
+        assert_eq!(all().zero(), None);
+        let zero = |change: fn(&mut Limits)| {
+            let mut limits = all();
+            change(&mut limits);
+            limits.zero()
+        };
+        assert_eq!(zero(|limits| limits.process_memory_max = Some(0)), Some("process_memory_max"));
+        assert_eq!(zero(|limits| limits.cpu_weight = Some(0)), Some("cpu_weight"));
+        assert_eq!(zero(|limits| limits.cpu_time_max = Some(Duration::ZERO)), Some("cpu_time_max"));
+        assert_eq!(zero(|limits| limits.io_max = Some(0)), Some("io_max"));
+    }
+
+    /// Those that an older guardian or brain wrote.
+    #[test]
+    fn limits_without_the_newer_ones_are_read() {
+        let old = r#"{"memory_max":1,"cpu_max":null,"pids_max":null,"time_max":null}"#;
+        assert_eq!(serde_json::from_str::<Limits>(old).unwrap(), Limits { memory_max: Some(1), ..Limits::default() });
+        let enforced: Enforced = serde_json::from_str(r#"{"memory":true,"cpu":true,"pids":true}"#).unwrap();
+        assert!(enforced.pids && !enforced.io);
+    }
+}

@@ -65,6 +65,7 @@ impl Scene {
                 user: None,
                 process_group: None,
                 ignored_signals: Vec::new(),
+                stop_command: Vec::new(),
                 oom_score: None,
             },
             limits: Limits::default(),

@@ -40,11 +40,16 @@ impl Scene {
 
     /// A job, not yet started, for a villain with `habit`.
     pub(super) fn job(&self, habit: &str, limits: Limits) -> JobObjectManager {
+        JobObjectManager::create(self.spec(habit, limits), Thresholds::default()).unwrap()
+    }
+
+    /// What a job for a villain with `habit` is made from.
+    pub(super) fn spec(&self, habit: &str, limits: Limits) -> JobSpec {
         let mut environment: Vec<_> = std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect();
         environment.push((HABIT.to_owned().into(), habit.to_owned().into()));
         environment.push((CANARY.to_owned().into(), self.dir.path().into()));
         let words = ["--exact", "windows::villain::villain", "--nocapture"];
-        let spec = JobSpec {
+        JobSpec {
             name: "w".to_owned(),
             id: uuid::Uuid::now_v7().to_string(),
             instance: "test".to_owned(),
@@ -57,13 +62,13 @@ impl Scene {
                 user: None,
                 process_group: None,
                 ignored_signals: Vec::new(),
+                stop_command: Vec::new(),
                 oom_score: None,
             },
             limits,
             containment: Containment::default(),
             secrets_dir: None,
-        };
-        JobObjectManager::create(spec, Thresholds::default()).unwrap()
+        }
     }
 
     /// As [`Scene::job`], running, once the villain has said that it is ready.

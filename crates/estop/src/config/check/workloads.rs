@@ -5,11 +5,13 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::path::Path;
 
+use estop_watchdog::job::CPU_WEIGHTS;
+
 use crate::config::problem::suggest;
 use crate::config::{Command, Config, KeyPath, Period, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
 use crate::platform::programs::find_program;
-use crate::platform::{NoProgram, account};
+use crate::platform::{NoProgram, account, words};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (name, workload) in &config.workloads {
@@ -29,6 +31,7 @@ fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
         let own = workload.environment.get("PATH").map(|path| OsStr::new(path).to_owned());
         let search = own.or_else(|| std::env::var_os("PATH"));
         command(&workload.command, key.clone().key("command"), directory, search.as_deref(), problems);
+        stop_command(workload, key, directory, search.as_deref(), problems);
     } else {
         problems.push(Problem::at(
             key.clone().key("directory"),
@@ -38,6 +41,25 @@ fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     }
     if let Some((message, hint)) = workload.user.as_deref().and_then(account::fault) {
         problems.push(Problem::at(key.clone().key("user"), message, hint));
+    }
+}
+
+fn stop_command(
+    workload: &Workload,
+    key: &KeyPath,
+    directory: &Path,
+    search: Option<&OsStr>,
+    problems: &mut Vec<Problem>,
+) {
+    let place = key.clone().key("stop_command");
+    if workload.stop_command == Command::default() {
+        return;
+    }
+    if words::HAS_SIGNALS {
+        let message = "a command that asks to end is for Windows only, so far";
+        problems.push(Problem::at(place, message, "leave it out: the program is asked by SIGTERM"));
+    } else {
+        command(&workload.stop_command, place, directory, search, problems);
     }
 }
 
@@ -125,11 +147,21 @@ fn references(config: &Config, workload: &Workload, key: &KeyPath, problems: &mu
 }
 
 fn limits(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
-    let Workload { memory_max, cpu_max, pids_max, time_max, limits, .. } = workload;
+    let Workload { memory_max, cpu_max, pids_max, time_max, process_memory_max, cpu_time_max, io_max, limits, .. } =
+        workload;
     ladder(&limits.memory, "memory", *memory_max, key, problems);
     ladder(&limits.cpu, "cpu", *cpu_max, key, problems);
     ladder(&limits.pids, "pids", *pids_max, key, problems);
     ladder(&limits.time, "time", *time_max, key, problems);
+    ladder(&limits.process_memory, "process_memory", *process_memory_max, key, problems);
+    ladder(&limits.cpu_time, "cpu_time", *cpu_time_max, key, problems);
+    ladder(&limits.io, "io", *io_max, key, problems);
+    if let Some(weight) = workload.cpu_weight.filter(|weight| !CPU_WEIGHTS.contains(weight)) {
+        let message = format!("cpu_weight is {weight}, which is no weight");
+        let hint =
+            format!("weights go from {} to {}; 100 is what the others have", CPU_WEIGHTS.start(), CPU_WEIGHTS.end());
+        problems.push(Problem::at(key.clone().key("cpu_weight"), message, hint));
+    }
 }
 
 /// One ladder: no rung at zero, none below the one before, none above the hard limit, which would never let it be reached.
@@ -212,6 +244,9 @@ fn freezing(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
         ("cpu", limits.cpu.freeze.is_some()),
         ("pids", limits.pids.freeze.is_some()),
         ("time", limits.time.freeze.is_some()),
+        ("process_memory", limits.process_memory.freeze.is_some()),
+        ("cpu_time", limits.cpu_time.freeze.is_some()),
+        ("io", limits.io.freeze.is_some()),
     ];
     for (kind, _) in frozen.into_iter().filter(|(_, set)| *set) {
         refuse(key.clone().key("limits").key(kind).key("freeze"), &format!("{kind}.freeze"));

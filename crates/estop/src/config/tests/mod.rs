@@ -122,8 +122,13 @@ fn paths_are_relative_to_the_file() {
 #[test]
 fn limits_are_written_freely() {
     let desk = Desk::new();
-    let text = "[workload.a]\ncommand = [\"sh\"]\ncpu_max = 150\nlimits.memory.stop = \"2GiB\"\n[workload.a.limits.time]\nwarn = \"1h\"\n";
+    let text = "[workload.a]\ncommand = [\"sh\"]\ncpu_max = 150\nprocess_memory_max = \"1GiB\"\ncpu_weight = 20\ncpu_time_max = \"10m\"\n\
+        io_max = \"50MiB\"\nlimits.memory.stop = \"2GiB\"\nlimits.io.warn = \"5MiB\"\n[workload.a.limits.time]\nwarn = \"1h\"\n";
     let agent = desk.check(text).unwrap().workloads.remove("a").unwrap();
+    let given = crate::engine::launch::limits(&agent);
+    assert_eq!((given.process_memory_max, given.cpu_weight, given.io_max), (Some(1 << 30), Some(20), Some(50 << 20)));
+    assert_eq!(given.cpu_time_max, Some(std::time::Duration::from_mins(10)));
+    assert_eq!(crate::engine::launch::thresholds(&agent.limits).io.warn, Some(f64::from(5 << 20)));
     assert_eq!(agent.limits.memory.stop, Some(Size::from_bytes(2 << 30)));
     assert_eq!(agent.limits.time.warn, Some(Period::from_secs(3600)));
     assert!((agent.cpu_max.unwrap().cores() - 1.5).abs() < f64::EPSILON);

@@ -22,6 +22,7 @@ fn fragment() -> impl Strategy<Value = String> {
         "[\"sh\"]",
         "\"sh\"",
         "memory_max = ",
+        "cpu_weight = ",
         "limits.cpu.stop = ",
         "limits = ",
         "{ warn = 1 }",
@@ -66,6 +67,10 @@ proptest! {
         workload.memory_max = Some(Size::from_bytes(memory));
         workload.cpu_max = Some(CpuPercent::from_cores(cpu));
         workload.time_max = Some(Period::from_secs(seconds));
+        workload.process_memory_max = Some(Size::from_bytes(memory));
+        workload.cpu_weight = Some(1 + u32::try_from(pids % 10_000).unwrap());
+        workload.cpu_time_max = Some(Period::from_secs(seconds));
+        workload.io_max = Some(Size::from_bytes(memory));
         workload.limits.pids.stop = Some(pids);
         workload.directory = Some(std::path::absolute("/").unwrap());
         let text = toml::to_string(&std::collections::BTreeMap::from([("workload", std::collections::BTreeMap::from([("a", &workload)]))])).unwrap();

@@ -5,6 +5,9 @@ use std::ffi::{OsStr, OsString};
 use estop_watchdog::job::Bytes;
 use rustix::process::Signal;
 
+/// Whether a program is asked to end by a signal.
+pub(crate) const HAS_SIGNALS: bool = true;
+
 /// By what a variable is known: two names of the same are one variable.
 pub(crate) fn variable(name: &OsStr) -> OsString {
     name.to_owned()

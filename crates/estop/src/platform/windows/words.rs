@@ -4,6 +4,9 @@ use std::ffi::{OsStr, OsString};
 
 use estop_watchdog::job::Bytes;
 
+/// Whether a program is asked to end by a signal.
+pub(crate) const HAS_SIGNALS: bool = false;
+
 /// By what a variable is known: two names of the same, whatever their case, are one variable.
 pub(crate) fn variable(name: &OsStr) -> OsString {
     name.to_ascii_uppercase()

@@ -180,24 +180,11 @@ impl Server {
     fn set_limits(&mut self, body: &[u8]) -> std::result::Result<(), String> {
         let (limits, thresholds): (Limits, Thresholds) =
             serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        self.prepared.job.set_limits(limits, thresholds).map_err(|error| error.to_string())?;
         let spec = &mut self.prepared.spec;
-        let before =
-            (std::mem::replace(&mut spec.job.limits, limits), std::mem::replace(&mut spec.thresholds, thresholds));
-        let refused = self.apply_limits().err();
-        if let Some(error) = refused {
-            let spec = &mut self.prepared.spec;
-            (spec.job.limits, spec.thresholds) = before;
-            // What was in force a moment ago, the kernel takes again.
-            let _ = self.apply_limits();
-            return Err(error.to_string());
-        }
+        (spec.job.limits, spec.thresholds) = (limits, thresholds);
         self.throttled = false;
         Ok(())
-    }
-
-    fn apply_limits(&mut self) -> crate::Result<()> {
-        let effective = self.prepared.spec.effective_thresholds(self.prepared.job.job().enforced().cpu);
-        self.prepared.job.set_limits(self.prepared.spec.job.limits, effective)
     }
 
     fn adopt(&mut self, pid: u32) {

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::{procfs, ready};
 use crate::error::Context as _;
-use crate::job::{Enforced, JobSpec, Limits};
+use crate::job::{CPU_WEIGHT_DEFAULT, Enforced, JobSpec, Limits};
 use crate::monitor::Reading;
 use crate::registry::CgroupId;
 use crate::{Error, Result};
@@ -22,6 +22,8 @@ use crate::{Error, Result};
 pub(super) const ROOT: &str = "estop";
 /// The period of `cpu.max`, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
+/// What cgroup v1 calls the weight of a group that is given none.
+const CPU_SHARES_DEFAULT: u64 = 1024;
 /// The most processes that the kernel can have (`PID_MAX_LIMIT`).
 const PIDS_EVER: u64 = 4 << 20;
 /// How often a busy `rmdir` is tried again.
@@ -38,7 +40,8 @@ pub(super) struct Cgroup {
     cpu_stat: File,
     memory: Option<Memory>,
     pids: Option<Pids>,
-    cpu_max: Option<(PathBuf, Version)>,
+    cpu: Option<Cpu>,
+    io_stat: Option<File>,
     controllers: Vec<PathBuf>,
     /// How many of its processes are estop's own.
     own: u64,
@@ -56,6 +59,12 @@ struct Memory {
     version: Version,
     stat: File,
     events: Option<File>,
+}
+
+#[derive(Debug)]
+struct Cpu {
+    group: PathBuf,
+    version: Version,
 }
 
 #[derive(Debug)]
@@ -135,7 +144,7 @@ impl Cgroup {
         let path = create_group(&instance, spec).on("create a cgroup in", &instance)?;
         // Each level hands the controllers on. Where they belong to v1, or may not be had, the kernel refuses.
         for level in [root.parent().unwrap_or(root), root, &instance] {
-            for controller in ["+memory", "+pids", "+cpu"] {
+            for controller in ["+memory", "+pids", "+cpu", "+io"] {
                 let _ = fs::write(level.join("cgroup.subtree_control"), controller);
             }
         }
@@ -181,7 +190,8 @@ impl Cgroup {
             dir,
             memory: None,
             pids: None,
-            cpu_max: None,
+            cpu: None,
+            io_stat: None,
             controllers: Vec::new(),
             own: 0,
         })
@@ -200,10 +210,12 @@ impl Cgroup {
         } else {
             self.v1_group("pids", spec).map(|group| Pids::open(&group)).transpose()?
         };
-        self.cpu_max = if path.join("cpu.max").exists() {
-            Some((path, Version::V2))
+        // That of v1 leaves out what is written later than its process asked for it, which is most.
+        self.io_stat = File::open(path.join("io.stat")).ok();
+        self.cpu = if path.join("cpu.max").exists() {
+            Some(Cpu { group: path, version: Version::V2 })
         } else {
-            self.v1_group("cpu", spec).map(|group| (group, Version::V1))
+            self.v1_group("cpu", spec).map(|group| Cpu { group, version: Version::V1 })
         };
         Ok(())
     }
@@ -240,7 +252,20 @@ impl Cgroup {
 
     /// Which limits the kernel enforces in it.
     pub(super) fn enforced(&self) -> Enforced {
-        Enforced { memory: self.memory.is_some(), cpu: self.cpu_max.is_some(), pids: self.pids.is_some() }
+        Enforced {
+            memory: self.memory.is_some(),
+            cpu: self.cpu.is_some(),
+            pids: self.pids.is_some(),
+            cpu_weight: self.cpu.is_some(),
+            // A limit of one process, and one on devices without their numbers, cgroups do not have.
+            process_memory: false,
+            io: false,
+        }
+    }
+
+    /// Whether the kernel counts in it what is read and written.
+    pub(super) fn counts_io(&self) -> bool {
+        self.io_stat.is_some()
     }
 
     /// Puts the new process `pid`, which has not begun to run the program, into the v1 groups.
@@ -264,29 +289,7 @@ impl Cgroup {
             let most = limits.pids_max.map(|max| max.saturating_add(self.own)).filter(|max| *max < PIDS_EVER);
             fs::write(pids.group.join("pids.max"), most.map_or("max".to_owned(), |max| max.to_string()))?;
         }
-        if let Some((group, version)) = &self.cpu_max {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a number of cores times the period"
-            )]
-            let quota = limits.cpu_max.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1000));
-            match version {
-                Version::V2 => {
-                    let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
-                    fs::write(group.join("cpu.max"), format!("{quota} {CPU_PERIOD}"))?;
-                }
-                Version::V1 => {
-                    fs::write(group.join("cpu.cfs_period_us"), CPU_PERIOD.to_string())?;
-                    fs::write(
-                        group.join("cpu.cfs_quota_us"),
-                        quota.map_or("-1".to_owned(), |quota| quota.to_string()),
-                    )?;
-                }
-            }
-        }
-        Ok(())
+        self.cpu.as_ref().map_or(Ok(()), |cpu| cpu.set(limits))
     }
 
     /// Freezes or thaws it. Does not wait.
@@ -350,6 +353,7 @@ impl Cgroup {
             reading.pids = number(&pids.current).unwrap_or(0).saturating_sub(self.own);
             reading.pids_refused = pids.events.as_ref().and_then(|events| keyed(events, b"max")).unwrap_or(0);
         }
+        reading.io_bytes = self.io_stat.as_ref().and_then(io_bytes);
         reading
     }
 
@@ -401,6 +405,37 @@ impl Memory {
     }
 }
 
+impl Cpu {
+    fn set(&self, limits: &Limits) -> io::Result<()> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a number of cores times the period"
+        )]
+        let quota = limits.cpu_max.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1000));
+        let weight = limits.cpu_weight.unwrap_or(CPU_WEIGHT_DEFAULT);
+        let write = |file: &str, text: String| fs::write(self.group.join(file), text);
+        match self.version {
+            Version::V2 => {
+                let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+                write("cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+                write("cpu.weight", weight.to_string())
+            }
+            Version::V1 => {
+                write("cpu.cfs_period_us", CPU_PERIOD.to_string())?;
+                write("cpu.cfs_quota_us", quota.map_or("-1".to_owned(), |quota| quota.to_string()))?;
+                write("cpu.shares", shares_of(weight).to_string())
+            }
+        }
+    }
+}
+
+/// A weight as cgroup v1 counts it, whose least is 2.
+fn shares_of(weight: u32) -> u64 {
+    (u64::from(weight) * CPU_SHARES_DEFAULT / u64::from(CPU_WEIGHT_DEFAULT)).max(2)
+}
+
 impl Pids {
     fn open(group: &Path) -> Result<Self> {
         let current = group.join("pids.current");
@@ -424,6 +459,20 @@ fn keyed(file: &File, key: &[u8]) -> Option<u64> {
     let mut buffer = [0; 4096];
     let length = file.read_at(&mut buffer, 0).ok()?;
     buffer[..length].split(|&byte| byte == b'\n').find_map(|line| digits(line.strip_prefix(key)?.strip_prefix(b" ")?))
+}
+
+/// What `io.stat` has counted as read and written on all devices. One that stands on others is counted with them.
+fn io_bytes(file: &File) -> Option<u64> {
+    // Some hundred devices.
+    let mut buffer = [0; 16 << 10];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    Some(sum_io(&buffer[..length]))
+}
+
+fn sum_io(stat: &[u8]) -> u64 {
+    let words = stat.split(u8::is_ascii_whitespace);
+    let counted = words.filter_map(|word| word.strip_prefix(b"rbytes=").or_else(|| word.strip_prefix(b"wbytes=")));
+    counted.filter_map(digits).fold(0, u64::saturating_add)
 }
 
 fn digits(bytes: &[u8]) -> Option<u64> {
@@ -473,5 +522,23 @@ fn for_each_subgroup(path: &Path, depth: u32, mut each: impl FnMut(&Path, u32)) 
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             each(&entry.path(), depth + 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_and_written_is_summed_over_devices() {
+        let stat =
+            b"8:16 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=7 dios=1\n8:0 rbytes=90 wbytes=1\n7:0\n";
+        assert_eq!(sum_io(stat), 1_459_200 + 314_773_504 + 91);
+        assert_eq!(sum_io(b""), 0);
+    }
+
+    #[test]
+    fn a_weight_keeps_its_proportion_in_v1() {
+        assert_eq!([1, 10, 50, 100, 200, 10_000].map(shares_of), [10, 102, 512, 1024, 2048, 102_400]);
     }
 }

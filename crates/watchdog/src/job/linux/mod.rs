@@ -21,6 +21,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_sig
 use super::spec::{Limits, MARKER};
 use super::{Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User};
 use crate::error::Context as _;
+use crate::ladder::{Steps, Thresholds};
 use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::{Error, Result};
@@ -403,7 +404,8 @@ impl Job for LinuxJob {
         self.members().len() as u64
     }
 
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, thresholds: &Thresholds) -> Reading {
+        let process_steps = &thresholds.process_memory;
         if let Some(cgroup) = &self.cgroup {
             let mut reading = cgroup.read();
             let enforced = cgroup.enforced();
@@ -412,6 +414,9 @@ impl Job for LinuxJob {
             }
             if !enforced.memory {
                 reading.memory_bytes = memory_of(&self.members(), self.limits.memory_max);
+            }
+            if *process_steps != Steps::default() {
+                reading.process_memory_bytes = largest_of(&self.members(), process_steps);
             }
             if self.namespaces.pid {
                 // The job's init is ours, not the workload's.
@@ -428,9 +433,9 @@ impl Job for LinuxJob {
         Reading {
             cpu: self.cpu,
             memory_bytes: memory_of(&members, self.limits.memory_max),
+            process_memory_bytes: largest_of(&members, process_steps),
             pids: members.len() as u64,
-            oom_kills: 0,
-            pids_refused: 0,
+            ..Reading::default()
         }
     }
 
@@ -441,6 +446,16 @@ impl Job for LinuxJob {
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
         self.limits = *limits;
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.set_limits(limits))
+    }
+
+    fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
+        if limits.cpu_weight.is_some() && !self.enforced().cpu_weight {
+            let reason = "only the cgroup controller `cpu` does; run estop as root, or have it delegated";
+            return Some(("cpu_weight", reason));
+        }
+        let counted = self.cgroup.as_ref().is_some_and(Cgroup::counts_io);
+        let reason = "only the cgroup v2 controller `io` counts it; run estop as root where the hierarchy is v2 alone, or have it delegated";
+        (thresholds.io != Steps::default() && !counted).then_some(("io_max", reason))
     }
 
     fn release(&mut self) {
@@ -466,6 +481,19 @@ impl Job for LinuxJob {
             object: None,
         }
     }
+}
+
+/// Memory of the largest of `members` in bytes. Resident memory counts pages of files too, so it can only be too high: the
+/// exact figure, which costs more, is read where it would reach one of `steps`.
+fn largest_of(members: &[Stat], steps: &Steps) -> u64 {
+    let page = rustix::param::page_size() as u64;
+    #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
+    let matters = |resident: u64| steps.next_above(0.0).is_some_and(|lowest| resident as f64 >= lowest);
+    let memory = |stat: &Stat| match stat.resident * page {
+        resident if matters(resident) => procfs::undroppable_memory(stat.id.pid).unwrap_or(resident),
+        resident => resident,
+    };
+    members.iter().map(memory).max().unwrap_or(0)
 }
 
 /// The process ID of the process that `fd` stands for.

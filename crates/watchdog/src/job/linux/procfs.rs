@@ -248,6 +248,17 @@ pub fn proportional_memory(pid: u32) -> Option<u64> {
     kibibytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
+/// Memory of `pid` that cannot be dropped, in bytes: anonymous and shared.
+pub fn undroppable_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let counted = |line: &str| {
+        let (key, value) = line.split_once(':')?;
+        let wanted = matches!(key, "RssAnon" | "RssShmem");
+        wanted.then(|| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())?
+    };
+    Some(text.lines().filter_map(counted).sum::<u64>() * 1024)
+}
+
 /// One number after `key` in a file of `KEY NUMBER` lines.
 pub fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -308,6 +319,18 @@ mod tests {
         assert_eq!((stat.id.pid, stat.id.start_time, stat.parent), (42, 777, 7));
         assert_eq!((stat.command.as_str(), stat.state, stat.ticks, stat.resident), ("a) b (c", 'S', 100, 55));
         assert!(parse_stat(b"garbage").is_none());
+    }
+
+    #[test]
+    fn memory_of_files_is_not_counted_as_a_process_own() {
+        let own = std::process::id();
+        let before = undroppable_memory(own).unwrap();
+        let kept = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = undroppable_memory(own).unwrap();
+        assert!(after >= before + (60 << 20) && kept.len() == 64 << 20, "{before} {after}");
+        let resident = stat(own).unwrap().resident * rustix::param::page_size() as u64;
+        // The rest is this program's own file, of which it runs.
+        assert!(after + (256 << 10) < resident, "{after} of {resident}");
     }
 
     #[test]

@@ -4,25 +4,28 @@ mod asking;
 mod command_line;
 pub(crate) mod object;
 pub(crate) mod processes;
+mod rates;
 pub(crate) mod spawn;
 mod stranded;
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::io;
 use std::os::windows::io::BorrowedHandle;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User};
+use super::{Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User};
 use crate::Result;
 use crate::error::Context as _;
+use crate::ladder::{Steps, Thresholds};
 use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::stop::Survivor;
 use asking::Key;
 pub use command_line::{find_program, is_batch_file};
 use estop_durable::privileges::is_administrator;
-use object::JobObject;
+use object::{JobObject, Messages};
 use processes::{Held, Seen};
 pub use processes::{Usage, usage};
 pub use stranded::{Ending, Stranded, Unrecorded, is_own, unrecorded};
@@ -51,17 +54,24 @@ pub fn is_wine() -> bool {
 pub struct WindowsJob {
     object: JobObject,
     main: Option<Held>,
+    /// By what command the program is asked to end.
+    asked_by: Option<AskedBy>,
     exit: Option<Exit>,
-    /// Whether the system took the processor rate.
-    rate_taken: bool,
     limits: Limits,
     /// Who stands still, with the handle by which it goes on.
     suspended: HashMap<ProcessId, Held>,
     /// Who was seen in the job and is waited for before it is called empty.
     known: HashMap<ProcessId, Held>,
-    /// CPU time of those that were seen, by process: the system's own count where it has one.
-    cpu: HashMap<ProcessId, Duration>,
-    refused: (u64, u64),
+    /// What those that were seen have used.
+    used: HashMap<ProcessId, Used>,
+    refused: Messages,
+}
+
+/// What one process had used when it was last seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu: Duration,
+    io: u64,
 }
 
 impl WindowsJob {
@@ -70,9 +80,9 @@ impl WindowsJob {
     /// # Errors
     /// What the system answers.
     pub fn create(spec: &JobSpec) -> Result<Self> {
-        let object = JobObject::create().doing("create a job object")?;
-        let rate_taken = object.set_limits(&spec.limits).doing("limit the job")?;
-        Ok(Self { rate_taken, limits: spec.limits, ..Self::of(object) })
+        let mut object = JobObject::create().doing("create a job object")?;
+        object.set_limits(&spec.limits).doing("limit the job")?;
+        Ok(Self { limits: spec.limits, ..Self::of(object) })
     }
 
     /// A job as it is found, whoever made it.
@@ -81,12 +91,12 @@ impl WindowsJob {
             object,
             main: None,
             exit: None,
-            rate_taken: false,
             limits: Limits::default(),
             suspended: HashMap::new(),
             known: HashMap::new(),
-            cpu: HashMap::new(),
-            refused: (0, 0),
+            asked_by: None,
+            used: HashMap::new(),
+            refused: Messages::default(),
         }
     }
 
@@ -127,8 +137,9 @@ impl WindowsJob {
 
     fn note_messages(&mut self, wait: Duration) {
         if let Some(said) = self.object.wait(wait) {
-            self.refused.0 += said.memory_refused;
-            self.refused.1 += said.processes_refused;
+            self.refused.memory_refused += said.memory_refused;
+            self.refused.process_memory_refused += said.process_memory_refused;
+            self.refused.processes_refused += said.processes_refused;
         }
     }
 }
@@ -140,11 +151,20 @@ impl Job for WindowsJob {
 
     fn enforced(&self) -> Enforced {
         let basic = !is_wine();
-        Enforced { memory: basic, cpu: self.rate_taken && self.limits.cpu_max.is_some(), pids: basic }
+        let rates = self.object.rates;
+        Enforced {
+            memory: basic,
+            cpu: rates.cpu,
+            pids: basic,
+            process_memory: basic,
+            cpu_weight: rates.cpu && self.limits.cpu_max.is_none(),
+            io: rates.io,
+        }
     }
 
     fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
         let main = spawn::spawn(spec, &self.object)?;
+        self.asked_by = AskedBy::of(spec);
         // The call that made it has put it into the job; a system that did not must not get to run it.
         if !self.object.holds(main.handle()).unwrap_or(false) {
             self.object.assign(main.handle()).doing("put the program into its job")?;
@@ -175,9 +195,10 @@ impl Job for WindowsJob {
         let main = main.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program has ended"))?;
         match signal {
             TERMINATE => {
+                let commanded = self.asked_by.as_ref().is_some_and(|asked| asked.begin(&self.object));
                 let closed = asking::close_windows(&self.object.processes()?);
                 let pressed = asking::press(Key::Break, main.id.pid).or_else(|_| asking::press(Key::C, main.id.pid));
-                if closed > 0 { Ok(()) } else { pressed }
+                if commanded || closed > 0 { Ok(()) } else { pressed }
             }
             INTERRUPT => asking::press(Key::C, main.id.pid),
             _ => Err(io::Error::new(io::ErrorKind::Unsupported, "Windows has no such signal")),
@@ -251,22 +272,27 @@ impl Job for WindowsJob {
         self.object.counters().map_or(0, |counters| counters.active)
     }
 
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, _thresholds: &Thresholds) -> Reading {
         self.note_messages(Duration::ZERO);
         let members = self.members().unwrap_or_default();
         for member in &members {
-            let known = self.cpu.entry(member.id).or_default();
-            *known = member.cpu.max(*known);
+            let known = self.used.entry(member.id).or_default();
+            *known = Used { cpu: member.cpu.max(known.cpu), io: member.io.max(known.io) };
         }
-        let counted = self.object.counters().unwrap_or_default().cpu;
-        // Where the job's own figure is missing, as under Wine: those that were seen, the ended ones as they were last.
-        let summed = self.cpu.values().sum();
+        // Where the job's own figures are missing, as under Wine: those that were seen, the ended ones as they were last.
+        let cpu = self.used.values().map(|used| used.cpu).sum();
+        let io = self.used.values().map(|used| used.io).fold(0, u64::saturating_add);
         Reading {
-            cpu: counted.max(summed),
+            cpu: self.object.counters().unwrap_or_default().cpu.max(cpu),
             memory_bytes: members.iter().map(|member| member.memory).sum(),
+            memory_peak_bytes: self.object.memory_peak(),
+            process_memory_bytes: members.iter().map(|member| member.memory).max().unwrap_or(0),
             pids: members.len() as u64,
-            oom_kills: self.refused.0,
-            pids_refused: self.refused.1,
+            // A system that counts for nobody says zero for everybody.
+            io_bytes: self.object.io_bytes().or(Some(io).filter(|&bytes| bytes > 0)),
+            oom_kills: self.refused.memory_refused,
+            process_memory_refused: self.refused.process_memory_refused,
+            pids_refused: self.refused.processes_refused,
         }
     }
 
@@ -276,9 +302,20 @@ impl Job for WindowsJob {
     }
 
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
-        self.rate_taken = self.object.set_limits(limits)?;
+        self.object.set_limits(limits)?;
         self.limits = *limits;
         Ok(())
+    }
+
+    fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
+        if limits.cpu_weight.is_some() && !self.object.rates.cpu {
+            let reason = "this system takes no processor rates, as Wine and some terminal servers do not";
+            return Some(("cpu_weight", reason));
+        }
+        // Those that end between two looks take theirs with them, so a sum over processes enforces nothing.
+        let watched = thresholds.io != Steps::default();
+        let reason = "this system does not count input and output for jobs, as Wine does not";
+        (watched && self.object.io_bytes().is_none()).then_some(("io_max", reason))
     }
 
     /// The object goes with its handles.
@@ -295,6 +332,28 @@ impl Job for WindowsJob {
 
     fn handle(&self) -> Handle {
         Handle { main: self.main(), object: Some(self.object.handle().addr() as u64), ..Handle::default() }
+    }
+}
+
+/// A command that asks the program to end.
+#[derive(Debug)]
+struct AskedBy {
+    argv: Vec<OsString>,
+    /// Of the job, without the program's variables.
+    spec: JobSpec,
+}
+
+impl AskedBy {
+    fn of(spec: &JobSpec) -> Option<Self> {
+        let argv: Vec<OsString> = spec.program.stop_command.iter().map(Bytes::to_os_string).collect();
+        let mut spec = spec.clone();
+        spec.program.environment.clear();
+        (!argv.is_empty()).then_some(Self { argv, spec })
+    }
+
+    /// Whether it runs: in the job, with which it ends.
+    fn begin(&self, job: &JobObject) -> bool {
+        spawn::beside(&self.argv, &self.spec, job).inspect(Held::resume).is_ok()
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle, ERROR_MORE_DATA, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatus};
 use windows_sys::Win32::System::JobObjects::{
-    AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_CPU_RATE_CONTROL_ENABLE,
-    JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP, JOB_OBJECT_LIMIT_ACTIVE_PROCESS, JOB_OBJECT_LIMIT_JOB_MEMORY,
-    JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, JOB_OBJECT_UILIMIT_DISPLAYSETTINGS, JOB_OBJECT_UILIMIT_EXITWINDOWS,
-    JOB_OBJECT_UILIMIT_SYSTEMPARAMETERS, JOBOBJECT_ASSOCIATE_COMPLETION_PORT, JOBOBJECT_BASIC_ACCOUNTING_INFORMATION,
-    JOBOBJECT_BASIC_PROCESS_ID_LIST, JOBOBJECT_BASIC_UI_RESTRICTIONS, JOBOBJECT_CPU_RATE_CONTROL_INFORMATION,
+    AssignProcessToJobObject, CreateJobObjectW, IsProcessInJob, JOB_OBJECT_LIMIT_ACTIVE_PROCESS,
+    JOB_OBJECT_LIMIT_JOB_MEMORY, JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, JOB_OBJECT_LIMIT_PROCESS_MEMORY,
+    JOB_OBJECT_UILIMIT_DISPLAYSETTINGS, JOB_OBJECT_UILIMIT_EXITWINDOWS, JOB_OBJECT_UILIMIT_SYSTEMPARAMETERS,
+    JOBOBJECT_ASSOCIATE_COMPLETION_PORT, JOBOBJECT_BASIC_ACCOUNTING_INFORMATION,
+    JOBOBJECT_BASIC_AND_IO_ACCOUNTING_INFORMATION, JOBOBJECT_BASIC_PROCESS_ID_LIST, JOBOBJECT_BASIC_UI_RESTRICTIONS,
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JOBOBJECTINFOCLASS, JobObjectAssociateCompletionPortInformation,
-    JobObjectBasicAccountingInformation, JobObjectBasicProcessIdList, JobObjectBasicUIRestrictions,
-    JobObjectCpuRateControlInformation, JobObjectExtendedLimitInformation, QueryInformationJobObject,
+    JobObjectBasicAccountingInformation, JobObjectBasicAndIoAccountingInformation, JobObjectBasicProcessIdList,
+    JobObjectBasicUIRestrictions, JobObjectExtendedLimitInformation, QueryInformationJobObject,
     SetInformationJobObject, TerminateJobObject,
 };
 use windows_sys::Win32::System::SystemServices::{
@@ -25,6 +25,7 @@ use windows_sys::Win32::System::SystemServices::{
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
 use super::processes::Held;
+use super::rates::Rates;
 use crate::job::Limits;
 
 /// The exit code of what the job's end has ended: that of `timeout(1)`.
@@ -32,8 +33,6 @@ const ENDED: u32 = 124;
 /// What its processes may not do to the desktop.
 const DESKTOP_RESTRICTIONS: u32 =
     JOB_OBJECT_UILIMIT_DISPLAYSETTINGS | JOB_OBJECT_UILIMIT_EXITWINDOWS | JOB_OBJECT_UILIMIT_SYSTEMPARAMETERS;
-/// The full rate of all processors, in hundredths of a percent.
-const FULL_RATE: f64 = 10_000.0;
 
 /// A job. All its processes end when the last handle to it is closed, and its guardian has the only one.
 #[derive(Debug)]
@@ -41,6 +40,7 @@ pub(super) struct JobObject {
     job: OwnedHandle,
     /// Where its messages arrive; none for who looks in from outside.
     port: Option<OwnedHandle>,
+    pub(super) rates: Rates,
 }
 
 /// What the job says of its processes since the last look.
@@ -48,8 +48,10 @@ pub(super) struct JobObject {
 pub(super) struct Messages {
     /// How often it refused a new process because of the limit.
     pub(super) processes_refused: u64,
-    /// How often it refused memory because of the limit.
+    /// How often it refused memory because of the limit of all.
     pub(super) memory_refused: u64,
+    /// How often it refused memory because of the limit of each.
+    pub(super) process_memory_refused: u64,
 }
 
 /// What the job counts.
@@ -70,7 +72,7 @@ impl JobObject {
         // SAFETY: a new port without a file.
         let port = owned(unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, null_mut(), 0, 1) })?;
         let completion = port.as_raw_handle();
-        let object = Self { job, port: Some(port) };
+        let mut object = Self { job, port: Some(port), rates: Rates::default() };
         object.set(
             JobObjectAssociateCompletionPortInformation,
             &JOBOBJECT_ASSOCIATE_COMPLETION_PORT { CompletionKey: null_mut(), CompletionPort: completion },
@@ -78,6 +80,7 @@ impl JobObject {
         object.set_basic(&Limits::default())?;
         // A system that does not take them offers one means less; what counts is the end.
         let _ = object.restrict_desktop();
+        object.try_cpu_rate();
         Ok(object)
     }
 
@@ -101,7 +104,7 @@ impl JobObject {
         let there = std::ptr::without_provenance_mut(number);
         // SAFETY: the guardian's handle is open; the other one is looked up in that process, where it may be anything.
         check(unsafe { DuplicateHandle(guardian.handle(), there, own, &raw mut copy, 0, 0, DUPLICATE_SAME_ACCESS) })?;
-        let object = Self { job: owned(copy)?, port: None };
+        let object = Self { job: owned(copy)?, port: None, rates: Rates::default() };
         // Answered by a job alone.
         object.counters()?;
         Ok(object)
@@ -112,36 +115,17 @@ impl JobObject {
         self.job.as_raw_handle()
     }
 
-    /// Sets what the system may enforce of `limits`. Whether it took the processor rate, which not every one does.
+    /// Sets what the system may enforce of `limits`, and lifts what it enforced before.
     ///
     /// # Errors
-    /// If it refuses the others, which every Windows has.
-    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<bool> {
+    /// If it refuses what every Windows has, or what it took when it was tried.
+    pub(super) fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
         self.set_basic(limits)?;
-        let rate = limits.cpu_max.map(rate_of);
-        let flags = JOB_OBJECT_CPU_RATE_CONTROL_ENABLE | JOB_OBJECT_CPU_RATE_CONTROL_HARD_CAP;
-        let mut control = JOBOBJECT_CPU_RATE_CONTROL_INFORMATION {
-            ControlFlags: if rate.is_some() { flags } else { 0 },
-            ..Default::default()
-        };
-        control.Anonymous.CpuRate = rate.unwrap_or(0);
-        Ok(self.set(JobObjectCpuRateControlInformation, &control).is_ok())
+        self.set_rates(limits)
     }
 
-    /// Kill on close, always; memory and processes where they are limited. No flag lets a process break away.
     fn set_basic(&self, limits: &Limits) -> io::Result<()> {
-        let mut extended = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
-        let basic = &mut extended.BasicLimitInformation;
-        basic.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
-        if let Some(most) = limits.pids_max {
-            basic.LimitFlags |= JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
-            basic.ActiveProcessLimit = u32::try_from(most).unwrap_or(u32::MAX);
-        }
-        if let Some(bytes) = limits.memory_max {
-            basic.LimitFlags |= JOB_OBJECT_LIMIT_JOB_MEMORY;
-            extended.JobMemoryLimit = usize::try_from(bytes).unwrap_or(usize::MAX);
-        }
-        self.set(JobObjectExtendedLimitInformation, &extended)
+        self.set(JobObjectExtendedLimitInformation, &basic(limits))
     }
 
     /// Puts a process into it.
@@ -180,6 +164,20 @@ impl JobObject {
         self.query(JobObjectBasicAccountingInformation, &mut accounting)?;
         let ticks = accounting.TotalUserTime.saturating_add(accounting.TotalKernelTime);
         Ok(Counters { active: accounting.ActiveProcesses.into(), cpu: ticks_of(ticks) })
+    }
+
+    /// Bytes read and written by all that ever were in it; `None` where the system does not count them for jobs.
+    pub(super) fn io_bytes(&self) -> Option<u64> {
+        let mut accounting = JOBOBJECT_BASIC_AND_IO_ACCOUNTING_INFORMATION::default();
+        self.query(JobObjectBasicAndIoAccountingInformation, &mut accounting).ok()?;
+        Some(accounting.IoInfo.ReadTransferCount.saturating_add(accounting.IoInfo.WriteTransferCount))
+    }
+
+    /// The most memory that its processes ever were promised together, in bytes; 0 where the system does not tell.
+    pub(super) fn memory_peak(&self) -> u64 {
+        let mut extended = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
+        let told = self.query(JobObjectExtendedLimitInformation, &mut extended).is_ok();
+        if told { extended.PeakJobMemoryUsed as u64 } else { 0 }
     }
 
     /// The processes in it and in jobs nested in it, however many.
@@ -246,9 +244,8 @@ impl JobObject {
                     let said = said.get_or_insert_with(Messages::default);
                     match message {
                         JOB_OBJECT_MSG_ACTIVE_PROCESS_LIMIT => said.processes_refused += 1,
-                        JOB_OBJECT_MSG_JOB_MEMORY_LIMIT | JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT => {
-                            said.memory_refused += 1
-                        }
+                        JOB_OBJECT_MSG_JOB_MEMORY_LIMIT => said.memory_refused += 1,
+                        JOB_OBJECT_MSG_PROCESS_MEMORY_LIMIT => said.process_memory_refused += 1,
                         _ => {}
                     }
                     wait = 0;
@@ -257,13 +254,13 @@ impl JobObject {
         }
     }
 
-    fn set<T>(&self, class: JOBOBJECTINFOCLASS, information: &T) -> io::Result<()> {
+    pub(super) fn set<T>(&self, class: JOBOBJECTINFOCLASS, information: &T) -> io::Result<()> {
         let length = u32::try_from(size_of::<T>()).unwrap_or(0);
         // SAFETY: the structure is the class's own, has the length that is given, and lives until the call returns.
         check(unsafe { SetInformationJobObject(self.handle(), class, (&raw const *information).cast(), length) })
     }
 
-    fn query<T>(&self, class: JOBOBJECTINFOCLASS, information: &mut T) -> io::Result<()> {
+    pub(super) fn query<T>(&self, class: JOBOBJECTINFOCLASS, information: &mut T) -> io::Result<()> {
         let length = u32::try_from(size_of::<T>()).unwrap_or(0);
         // SAFETY: the structure is the class's own, has the length that is given, and lives until the call returns.
         check(unsafe {
@@ -272,13 +269,24 @@ impl JobObject {
     }
 }
 
-/// Cores as the share of all processors that the system counts in.
-fn rate_of(cores: f64) -> u32 {
-    #[expect(clippy::cast_precision_loss, reason = "the number of processors")]
-    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the full rate")]
-    let rate = (cores / all * FULL_RATE).clamp(1.0, FULL_RATE) as u32;
-    rate
+/// Kill on close, always; memory and processes where they are limited. No flag lets a process break away.
+fn basic(limits: &Limits) -> JOBOBJECT_EXTENDED_LIMIT_INFORMATION {
+    let mut extended = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
+    let basic = &mut extended.BasicLimitInformation;
+    basic.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
+    if let Some(most) = limits.pids_max {
+        basic.LimitFlags |= JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
+        basic.ActiveProcessLimit = u32::try_from(most).unwrap_or(u32::MAX);
+    }
+    if let Some(bytes) = limits.memory_max {
+        basic.LimitFlags |= JOB_OBJECT_LIMIT_JOB_MEMORY;
+        extended.JobMemoryLimit = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    if let Some(bytes) = limits.process_memory_max {
+        basic.LimitFlags |= JOB_OBJECT_LIMIT_PROCESS_MEMORY;
+        extended.ProcessMemoryLimit = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    extended
 }
 
 /// A time in the system's unit of 100 nanoseconds.
@@ -316,5 +324,45 @@ mod tests {
             object.query(JobObjectBasicUIRestrictions, &mut told).unwrap();
             assert_eq!(told.UIRestrictionsClass, DESKTOP_RESTRICTIONS);
         }
+    }
+
+    /// Wine takes them, and tells back that there are none.
+    #[test]
+    fn each_limit_has_its_flag_and_its_place_not_enforced_under_wine() {
+        let limits = Limits {
+            memory_max: Some(256 << 20),
+            pids_max: Some(8),
+            process_memory_max: Some(64 << 20),
+            ..Limits::default()
+        };
+        let mut object = JobObject::create().unwrap();
+        for limits in [limits, Limits { memory_max: None, ..limits }, Limits::default()] {
+            let given = basic(&limits);
+            let flags = [
+                (JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, true),
+                (JOB_OBJECT_LIMIT_JOB_MEMORY, limits.memory_max.is_some()),
+                (JOB_OBJECT_LIMIT_ACTIVE_PROCESS, limits.pids_max.is_some()),
+                (JOB_OBJECT_LIMIT_PROCESS_MEMORY, limits.process_memory_max.is_some()),
+            ];
+            let wanted = flags.into_iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag);
+            assert_eq!(given.BasicLimitInformation.LimitFlags, wanted);
+            object.set_limits(&limits).unwrap();
+            let mut told = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
+            object.query(JobObjectExtendedLimitInformation, &mut told).unwrap();
+            let places =
+                |it: &JOBOBJECT_EXTENDED_LIMIT_INFORMATION| (it.JobMemoryLimit as u64, it.ProcessMemoryLimit as u64);
+            assert_eq!(places(&given), (limits.memory_max.unwrap_or(0), limits.process_memory_max.unwrap_or(0)));
+            if !is_wine() {
+                assert_eq!((told.BasicLimitInformation.LimitFlags, places(&told)), (wanted, places(&given)));
+            }
+        }
+    }
+
+    /// Wine counts no input and output for jobs, and no peak.
+    #[test]
+    fn what_a_job_has_used_is_told_not_by_wine() {
+        let object = JobObject::create().unwrap();
+        assert_eq!(object.io_bytes(), if is_wine() { None } else { Some(0) });
+        assert_eq!(object.memory_peak(), 0, "nobody was in it");
     }
 }

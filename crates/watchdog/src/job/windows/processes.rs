@@ -68,6 +68,12 @@ struct SystemProcess {
     working_set: usize,
     quota: [usize; 4],
     pagefile: usize,
+    peak_pagefile: usize,
+    private: usize,
+    operations: [i64; 3],
+    read_bytes: i64,
+    written_bytes: i64,
+    other_bytes: i64,
 }
 
 /// One process, as it was at the moment of the look.
@@ -79,6 +85,8 @@ pub(super) struct Seen {
     pub(super) cpu: Duration,
     /// What it has been promised of memory and swap, in bytes; its working set where that is not told.
     pub(super) memory: u64,
+    /// Bytes that it has read and written.
+    pub(super) io: u64,
 }
 
 impl Seen {
@@ -151,7 +159,8 @@ fn parse(buffer: &[u64]) -> HashMap<u32, Seen> {
             let memory = if entry.pagefile > 0 { entry.pagefile } else { entry.working_set };
             let id = ProcessId { pid, start_time: entry.created.cast_unsigned() };
             let cpu = ticks_of(entry.user_time.saturating_add(entry.kernel_time));
-            found.insert(pid, Seen { id, parent, name, cpu, memory: memory as u64 });
+            let io = entry.read_bytes.cast_unsigned().saturating_add(entry.written_bytes.cast_unsigned());
+            found.insert(pid, Seen { id, parent, name, cpu, memory: memory as u64, io });
         }
         if entry.next == 0 {
             break;

@@ -18,9 +18,8 @@ use windows_sys::Win32::System::Threading::{
 use super::command_line::{CommandLine, environment};
 use super::object::{JobObject, check, owned};
 use super::processes::Held;
-use crate::error::Context as _;
 use crate::job::spec::MARKER;
-use crate::job::{JobSpec, User};
+use crate::job::{Bytes, JobSpec, User};
 use crate::{Error, Result};
 
 /// Starts the program of `spec` in `job` with this process's own standard streams. It does not run yet.
@@ -29,24 +28,40 @@ use crate::{Error, Result};
 /// [`Error::Exec`] if it cannot be executed, [`Error::Containment`] if it cannot be contained.
 pub(super) fn spawn(spec: &JobSpec, job: &JobObject) -> Result<Held> {
     let program = &spec.program;
-    let argv: Vec<OsString> = program.argv.iter().map(crate::job::Bytes::to_os_string).collect();
-    let exec = |source: io::Error| Error::Exec {
+    let argv: Vec<OsString> = program.argv.iter().map(Bytes::to_os_string).collect();
+    refuse_another(program.user.as_ref())?;
+    let variables = program.environment.iter().map(|(name, value)| (name.to_os_string(), value.to_os_string()));
+    // A workload of its own gets a console of its own, without a window; one in the foreground shares the caller's.
+    let apart = if program.process_group.is_none() { CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW } else { 0 };
+    begin(&argv, variables.collect(), spec, job, apart).map_err(|source| Error::Exec {
         program: argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         source,
-    };
-    refuse_another(program.user.as_ref())?;
-    let mut variables: Vec<(OsString, OsString)> =
-        program.environment.iter().map(|(name, value)| (name.to_os_string(), value.to_os_string())).collect();
+    })
+}
+
+/// Starts another command in the job of `spec`, with this process's own variables: those of the program may have held secrets, and
+/// are kept by nobody.
+///
+/// # Errors
+/// If it cannot be executed.
+pub(super) fn beside(argv: &[OsString], spec: &JobSpec, job: &JobObject) -> io::Result<Held> {
+    begin(argv, std::env::vars_os().collect(), spec, job, CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW)
+}
+
+fn begin(
+    argv: &[OsString],
+    mut variables: Vec<(OsString, OsString)>,
+    spec: &JobSpec,
+    job: &JobObject,
+    flags: u32,
+) -> io::Result<Held> {
     variables.retain(|(name, _)| !name.eq_ignore_ascii_case(MARKER));
     variables.push((MARKER.into(), (&spec.id).into()));
     let path = variables.iter().find(|(name, _)| name.eq_ignore_ascii_case("PATH")).map(|(_, path)| path.as_os_str());
-    let command = CommandLine::new(&argv, program.directory.as_deref(), path).map_err(exec)?;
-    let block = environment(&variables).map_err(exec)?;
-    let directory = program.directory.as_ref().map(|directory| wide(directory));
-    let streams = Streams::own().doing("pass on the standard streams")?;
-    // A workload of its own gets a console of its own, without a window; one in the foreground shares the caller's.
-    let apart = if program.process_group.is_none() { CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW } else { 0 };
-    create(command, &block, directory.as_deref(), &streams, job, apart).map_err(exec)
+    let directory = spec.program.directory.as_deref();
+    let command = CommandLine::new(argv, directory, path)?;
+    let block = environment(&variables)?;
+    create(command, &block, directory.map(wide).as_deref(), &Streams::own()?, job, flags)
 }
 
 fn create(
