@@ -24,7 +24,7 @@ pub use error::{Error, Result};
 pub use log::TransactionLog;
 pub use observe::{Coverage, Skip, SkipReason, Skipped, Unstable};
 pub use path::StorePath;
-pub use platform::OpenBy;
+pub use platform::{OpenBy, quoted};
 pub use rollback::{RecoveryPoint, RollbackReport, RollbackRequest};
 pub use snapshot::{KBSnapshot, NewSnapshot, Origin, SnapshotManager};
 pub use store::{Store, StoreConfig};

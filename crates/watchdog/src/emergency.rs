@@ -26,6 +26,10 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(400);
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
 /// The longest grace that is waited for in category 1.
 const GRACE_WAIT: Duration = Duration::from_mins(2);
+/// How long a guardian may take that has yet to start its program, to see that it is latched.
+const STARTING_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked at meanwhile.
+const STARTING_LOOK: Duration = Duration::from_millis(20);
 /// How long a job is killed directly before its survivors are reported.
 const DIRECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -90,7 +94,7 @@ pub struct Stopped {
     /// Whether every latch that was to be set is on the device.
     pub latch_durable: bool,
     /// Jobs whose guardians did not answer, and of which nothing was there.
-    pub starting: Vec<String>,
+    pub starting: Vec<JobDir>,
 }
 
 impl Stopped {
@@ -122,11 +126,18 @@ impl Stopped {
         for job in &mut self.jobs {
             job.latch_durable = Some(self.latch_durable);
         }
-        // A guardian that has yet to start its program looks at the latch before it does.
-        if !self.latch_durable {
-            let starting = self.starting.drain(..);
-            self.doubts
-                .extend(starting.map(|name| format!("{name}: its guardian did not answer, and may yet start it")));
+        // A guardian that has yet to start its program looks at the latch before it does, and ends. One that does not end has a job
+        // to which its record does not lead.
+        let deadline = Instant::now() + if self.latch_durable { STARTING_WAIT } else { Duration::ZERO };
+        for dir in std::mem::take(&mut self.starting) {
+            while dir.is_alive().unwrap_or(true) && Instant::now() < deadline {
+                std::thread::sleep(STARTING_LOOK);
+            }
+            let found = self.jobs.iter().any(|job| job.name == dir.name());
+            if !found && dir.is_alive().unwrap_or(true) {
+                let why = "its guardian lives and did not answer, and its record does not lead to the job";
+                self.doubts.push(format!("{}: {why}: it may run", dir.name()));
+            }
         }
     }
 }
@@ -263,7 +274,7 @@ fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     }
     match end_left(&order.dir) {
         Ok(Some(ended)) => stopped.take(ended),
-        Ok(None) if silent => stopped.starting.push(order.dir.name().to_owned()),
+        Ok(None) if silent => stopped.starting.push(order.dir.clone()),
         Ok(None) => {}
         Err(error) => stopped.doubts.push(format!("{}: {error}", order.dir.name())),
     }

@@ -102,7 +102,7 @@ fn next_action(stopped: &Stopped, recorded: Option<&Result<bool>>, id: &str) -> 
         return format!("Not everything could be looked at ({doubt}): put that right, then say `estop now` again.");
     }
     if stopped.jobs.is_empty() {
-        return "No job was found: look at `searched`, and check with `ps` whether the program runs outside estop."
+        return "No job was found: look at `searched`, and among the system's processes whether the program runs outside estop."
             .to_owned();
     }
     if let Some(job) = stopped.jobs.iter().find(|job| !job.proven_empty) {
@@ -133,7 +133,9 @@ fn text(answer: &Answer, jobs: &[StopReport]) -> String {
         text.extend(answer.searched.iter().map(|place| format!("  {place}\n")));
     }
     for name in &answer.unreachable {
-        text.push_str(&format!("the guardian of {name} did not answer; its job was ended without it\n"));
+        let ended = jobs.iter().any(|job| job.name == *name);
+        let what = if ended { "its job was ended without it" } else { "its job was NOT FOUND" };
+        text.push_str(&format!("the guardian of {name} did not answer; {what}\n"));
     }
     if !answer.latched {
         text.push_str("the latch is not set: nothing keeps the workloads from starting again\n");

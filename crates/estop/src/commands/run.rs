@@ -25,7 +25,8 @@ use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::foreground::Foreground;
-use crate::platform::processes::{end_descendants, inherit_orphans};
+use crate::platform::processes::{end_descendants, end_with, inherit_orphans};
+use crate::platform::words;
 use crate::site::Site;
 
 /// estop stopped the command.
@@ -43,7 +44,7 @@ const ORPHANS_LIMIT: Duration = Duration::from_secs(5);
 /// Runs the command and answers its exit code.
 pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output) -> ExitCode {
     match attempt(arguments, options, output) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => end_with(code),
         Err(failure) => {
             let error = failure.to_json().get_mut("error").map(Value::take);
             if let Err(error) = (Summary { error, ..Summary::of(options) }).write(options) {
@@ -62,7 +63,7 @@ pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output
     }
 }
 
-fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Result<u8> {
+fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Result<i32> {
     let name = options.name.clone().unwrap_or_else(|| format!("run-{}", std::process::id()));
     check_name(&name)?;
     let site = arguments.site()?;
@@ -147,7 +148,7 @@ fn refuse_nothing_to_run_with(workload: &Workload) -> Result<()> {
 /// Of two secrets for one place the program would have one.
 fn refuse_given_twice(option: &str, pairs: &[Pair]) -> Result<()> {
     let mut targets = BTreeSet::new();
-    match pairs.iter().find(|pair| !targets.insert(&pair.target)) {
+    match pairs.iter().find(|pair| !targets.insert(words::variable(pair.target.as_ref()))) {
         None => Ok(()),
         Some(pair) => Err(Failure::usage(format!("{option} {} is given twice", pair.target), "leave one of them out")),
     }
@@ -191,7 +192,7 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
             Failure::new(Code::Failed, "not-found", message, "check the command's name and PATH")
         }
         estop_watchdog::Error::Exec { .. } => {
-            Failure::new(Code::Failed, "not-executable", message, "check the file and its mode")
+            Failure::new(Code::Failed, "not-executable", message, words::HOW_TO_EXECUTE)
         }
         _ => error.into(),
     }
@@ -349,15 +350,10 @@ impl<'a> Summary<'a> {
     }
 }
 
-fn exit_code(outcome: &Outcome) -> u8 {
+fn exit_code(outcome: &Outcome) -> i32 {
     if outcome.stopped_by.is_some() {
-        return STOPPED;
+        return STOPPED.into();
     }
-    match outcome.exit {
-        Some(exit) => {
-            let number = exit.code.or_else(|| exit.signal.map(|signal| 128 + signal)).unwrap_or(i32::from(FAILED));
-            u8::try_from(number & 0xff).unwrap_or(FAILED)
-        }
-        None => FAILED,
-    }
+    let own = outcome.exit.and_then(|exit| exit.code.or_else(|| exit.signal.map(|signal| 128 + signal)));
+    own.unwrap_or(FAILED.into())
 }

@@ -237,6 +237,12 @@ impl Launch<'_> {
             exposures.push(Exposure::now(self.name, run_id, name.clone(), secret.version(), channel));
             match channel {
                 Channel::File => {
+                    if let Some(fault) = words::file_name_fault(target) {
+                        return Err(Failure::usage(
+                            format!("no file can be called {target:?}: {fault}"),
+                            "choose another",
+                        ));
+                    }
                     delivered.files.push(SecretFile {
                         file: target.clone(),
                         secret: name.to_string(),
@@ -269,6 +275,9 @@ pub fn this_process() -> ProcessId {
 /// # Errors
 /// What is wrong with it.
 pub fn check_name(name: &str) -> Result<()> {
+    if let Some(fault) = words::file_name_fault(name) {
+        return Err(Failure::usage(format!("{name:?} is no name for a workload: {fault}"), "choose another"));
+    }
     if config::is_name(name) {
         return Ok(());
     }

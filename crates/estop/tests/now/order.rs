@@ -184,3 +184,43 @@ fn a_latch_that_cannot_be_written_does_not_hold_up_the_kill() {
     std::fs::remove_file(&latch).unwrap();
     scene.expect_nothing_left();
 }
+
+/// Its own guardian still has the job, and nothing leads to either of them: that is said, beside whatever else was stopped.
+#[test]
+fn a_job_whose_record_was_taken_away_is_ended_or_told() {
+    let scene = Scene::new();
+    let (hidden, other) = (villains(&scene, "hidden", &[]), villains(&scene, "other", &[]));
+    let record = scene.run_dir().join("jobs/hidden/job.json");
+    std::fs::rename(&record, scene.path().join("record")).unwrap();
+    let outcome = scene.run(&["--json", "now"]);
+    let answer = outcome.json();
+    if outcome.code == 0 {
+        // By the name of its cgroup, or by its guardian, which was found all the same.
+        let names: Vec<_> = answer["jobs"].as_array().unwrap().iter().map(|job| job["name"].clone()).collect();
+        assert!(names.contains(&"hidden".into()) && scene.workload_alive().is_empty(), "{answer:#}");
+    } else {
+        assert_eq!(outcome.code, 3, "{answer:#}");
+        assert!(answer["next_action"].as_str().unwrap().contains("hidden"), "{answer:#}");
+    }
+    other.wait().expect(124);
+    std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+    hidden.wait();
+    scene.expect_nothing_left();
+}
+
+/// What was ordered once is done once: neither another file's change nor the next start is an order.
+#[test]
+fn a_file_now_that_was_obeyed_is_no_order_any_more() {
+    let scene = Scene::new();
+    let first = villains(&scene, "first", &[]);
+    std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+    first.wait().expect(124);
+    scene.json(0, &["reset"]);
+    let second = villains(&scene, "second", &[]);
+    std::fs::write(scene.run_dir().join("another"), "x").unwrap();
+    std::fs::write(scene.run_dir().join("another"), "y").unwrap();
+    assert_eq!(scene.status("second")["state"], "running");
+    std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+    second.wait().expect(124);
+    scene.expect_nothing_left();
+}

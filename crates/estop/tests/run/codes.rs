@@ -8,6 +8,11 @@ fn the_commands_own_end_is_passed_on() {
     for code in [0, 1, 2, 3, 7, 124, 125, 255] {
         scene.run(&["run", "--", "sh", "-c", &format!("exit {code}")]).expect(code);
     }
+    // They have 32 bits on Windows, and none of them is lost.
+    #[cfg(windows)]
+    for code in [256, 259, 300, -1, 0xC000_0005_u32.cast_signed()] {
+        scene.run(&["run", "--", "cmd", "/c", &format!("exit {code}")]).expect(code);
+    }
     #[cfg(unix)]
     for (signal, code) in [("TERM", 143), ("KILL", 137), ("INT", 130), ("SEGV", 139)] {
         scene.run(&["run", "--", "sh", "-c", &format!("kill -{signal} $$")]).expect(code);

@@ -123,7 +123,7 @@ fn verify(site: &Site, store: &str, snapshot: Option<&str>, live: bool, output: 
 fn latest(place: &Place, manager: &SnapshotManager) -> Result<SnapshotId> {
     let latest = manager.list()?.pop().map(|snapshot| snapshot.id);
     latest.ok_or_else(|| {
-        let hint = format!("make one with `estop snapshot create {}`", text::quoted(&place.name));
+        let hint = format!("make one with `estop snapshot create {}`", estop_integrity::quoted(&place.name));
         Failure::new(Code::Failed, "no-such-point", format!("{} has no snapshot yet", place.name), hint)
     })
 }

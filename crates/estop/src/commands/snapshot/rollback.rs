@@ -84,9 +84,9 @@ fn options(site: &Site) -> String {
     if site.configured {
         let origin = std::path::absolute(site.config.origin()).unwrap_or_else(|_| site.config.origin().to_owned());
         options.push_str(" --config ");
-        options.push_str(&text::quoted(&origin.to_string_lossy()));
+        options.push_str(&estop_integrity::quoted(&origin.to_string_lossy()));
     }
     options.push_str(" --state-dir ");
-    options.push_str(&text::quoted(&site.state_dir.to_string_lossy()));
+    options.push_str(&estop_integrity::quoted(&site.state_dir.to_string_lossy()));
     options
 }

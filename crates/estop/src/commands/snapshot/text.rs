@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use estop_integrity::quoted;
 use estop_integrity::rollback::Recovered;
 use estop_integrity::snapshot::{Consistency, Difference, PruneReport, RebuildReport, RestoreReport, SnapshotDiff};
 use estop_integrity::state::ChangeKind;
@@ -280,13 +281,4 @@ pub(super) fn rolled_back(report: &RollbackReport) -> String {
         let _ = writeln!(text, "to undo it: {undo}");
     }
     text
-}
-
-/// As a POSIX shell takes it for one word.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

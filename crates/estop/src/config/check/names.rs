@@ -3,6 +3,7 @@
 use estop_secrets::SecretName;
 
 use crate::config::{Config, KeyPath, Problem};
+use crate::platform::words::file_name_fault;
 
 /// A name's longest length: with an ending it still fits into a file's name and a cgroup's.
 const LONGEST: usize = 63;
@@ -10,12 +11,16 @@ const LONGEST: usize = 63;
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let named = [("workload", config.workloads.keys().collect::<Vec<_>>()), ("store", config.stores.keys().collect())];
     for (kind, names) in named {
-        for name in names.into_iter().filter(|name| !is_name(name)) {
-            problems.push(Problem::at(
-                KeyPath::section(kind).key(name),
-                format!("\"{}\" is no name for a {kind}", name.escape_debug()),
-                format!("use up to {LONGEST} of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit"),
-            ));
+        for name in names {
+            let hint = match file_name_fault(name) {
+                Some(fault) => fault.to_owned(),
+                None if is_name(name) => continue,
+                None => {
+                    format!("use up to {LONGEST} of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit")
+                }
+            };
+            let message = format!("\"{}\" is no name for a {kind}", name.escape_debug());
+            problems.push(Problem::at(KeyPath::section(kind).key(name), message, hint));
         }
     }
     for name in config.secrets.keys() {

@@ -117,6 +117,7 @@ fn surroundings(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>)
             "keep one of the two",
         ));
     }
+    named_twice(workload, key, problems);
     for file in workload.secret_files.keys().filter(|file| !is_file_name(file)) {
         problems.push(Problem::at(
             key.clone().key("secret_files").key(file),
@@ -126,8 +127,24 @@ fn surroundings(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>)
     }
 }
 
+/// Where case makes no difference, two names that differ by it are one.
+fn named_twice(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let Workload { environment, secrets, secret_files, .. } = workload;
+    for (list, names) in [("environment", environment), ("secrets", secrets), ("secret_files", secret_files)] {
+        let mut seen = BTreeSet::new();
+        for name in names.keys().filter(|name| !seen.insert(words::variable(name.as_ref()))) {
+            let message = format!("\"{}\" is there already: case makes no other name here", name.escape_debug());
+            problems.push(Problem::at(key.clone().key(list).key(name), message, "keep one of the two"));
+        }
+    }
+}
+
 fn is_file_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\\', '\0']) && !name.starts_with('.')
+    words::file_name_fault(name).is_none()
+        && !matches!(name, "" | "." | "..")
+        && name.len() <= 255
+        && !name.contains(['/', '\\', '\0'])
+        && !name.starts_with('.')
 }
 
 fn references(config: &Config, workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {

@@ -1,7 +1,7 @@
 //! Other processes.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use estop_watchdog::job::linux::{self, procfs};
@@ -30,6 +30,11 @@ pub(crate) fn inherit_orphans() -> Result<()> {
 /// Ends all that this process has started, and all that they have, for at most `limit`. Whether something is left.
 pub(crate) fn end_descendants(limit: Duration) -> bool {
     !linux::end_descendants(limit).is_empty()
+}
+
+/// How this process ends that answers a command's own code.
+pub(crate) fn end_with(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
 }
 
 /// How many processes have the mark of the job `id` in their environment, by a look of its own.

@@ -8,6 +8,14 @@ use rustix::process::Signal;
 /// Whether a program is asked to end by a signal.
 pub(crate) const HAS_SIGNALS: bool = true;
 
+/// What to do about a file that is no program.
+pub(crate) const HOW_TO_EXECUTE: &str = "check the file and its mode";
+
+/// What keeps a file from having `name`, beyond what keeps it everywhere.
+pub(crate) fn file_name_fault(_name: &str) -> Option<&'static str> {
+    None
+}
+
 /// By what a variable is known: two names of the same are one variable.
 pub(crate) fn variable(name: &OsStr) -> OsString {
     name.to_owned()

@@ -2,7 +2,7 @@
 
 use std::os::windows::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use estop_watchdog::job::windows::usage;
@@ -25,6 +25,11 @@ pub(crate) fn inherit_orphans() -> Result<()> {
 /// There are none: a job ends with its guardian. Whether something is left.
 pub(crate) fn end_descendants(_limit: Duration) -> bool {
     false
+}
+
+/// How this process ends that answers a command's own code, which has 32 bits here.
+pub(crate) fn end_with(code: i32) -> ExitCode {
+    std::process::exit(code)
 }
 
 /// No process's environment can be looked into here.

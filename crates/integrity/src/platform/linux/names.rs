@@ -26,7 +26,7 @@ pub(crate) fn same_name(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// As a POSIX shell takes it for one word.
-pub(crate) fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
     if word.is_empty() || !word.chars().all(plain) {
         return format!("'{}'", word.replace('\'', r"'\''"));

@@ -85,7 +85,7 @@ pub(crate) fn same_name(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// As the command interpreters take it for one word.
-pub(crate) fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || r"-_./:@+=\".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

@@ -196,7 +196,10 @@ fn sender(address: &libc::sockaddr_un, length: u32) -> Option<SocketAddrUnix> {
 ///
 /// # Errors
 /// Why not.
-pub(in crate::guardian) fn authorize(peer: Option<Peer>, job: &dyn Job) -> std::result::Result<Peer, &'static str> {
+pub(in crate::guardian) fn authorize<'peer>(
+    peer: Option<&'peer Peer>,
+    job: &dyn Job,
+) -> std::result::Result<&'peer Peer, &'static str> {
     let peer = peer.ok_or("the caller is not known")?;
     let own = rustix::process::geteuid().as_raw();
     if peer.uid != own && peer.uid != 0 {

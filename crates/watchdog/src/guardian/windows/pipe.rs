@@ -10,6 +10,7 @@ use std::io;
 use std::os::windows::fs::OpenOptionsExt as _;
 use std::os::windows::io::{AsRawHandle as _, OwnedHandle, RawHandle};
 use std::ptr::{null, null_mut};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use estop_durable::access::Descriptor;
@@ -28,6 +29,7 @@ use crate::error::Context as _;
 use crate::guardian::wire::DATAGRAM_LIMIT;
 use crate::job::Job;
 use crate::job::windows::object::{check, owned};
+use crate::job::windows::processes::{Held, identity};
 use crate::job::windows::spawn::wide;
 use crate::registry::JobDir;
 use crate::{Error, Result};
@@ -47,10 +49,12 @@ pub(in crate::guardian) struct Return {
 }
 
 /// Who sent a message, by the system's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(in crate::guardian) struct Peer {
     /// Its process ID.
     pub(in crate::guardian) pid: u32,
+    /// The process, held since it connected: so the ID is nobody else's.
+    process: Rc<Held>,
 }
 
 /// A message.
@@ -74,6 +78,7 @@ struct Instance {
     /// How many have been connected here.
     turn: u64,
     heard: Instant,
+    peer: Option<Peer>,
 }
 
 impl Listener {
@@ -101,7 +106,7 @@ impl Listener {
         let heard = instances.iter_mut().enumerate().find_map(|(place, instance)| {
             let length = instance.hear(buffer)?;
             let from = Some(Return { place, turn: instance.turn });
-            Some(Received { length, peer: instance.peer(), from })
+            Some(Received { length, peer: instance.peer.clone(), from })
         });
         make_room(&mut instances);
         heard
@@ -135,7 +140,7 @@ impl Instance {
             )
         })?;
         let end = PipeEnd::new(handle, DATAGRAM_LIMIT)?;
-        let mut instance = Self { end, connected: false, turn: 0, heard: Instant::now() };
+        let mut instance = Self { end, connected: false, turn: 0, heard: Instant::now(), peer: None };
         instance.listen();
         Ok(instance)
     }
@@ -159,6 +164,7 @@ impl Instance {
 
     fn welcome(&mut self) {
         (self.connected, self.heard) = (true, Instant::now());
+        self.peer = self.who();
         self.turn += 1;
         if self.end.begin_read().is_err() {
             self.listen();
@@ -192,11 +198,13 @@ impl Instance {
         Some(length)
     }
 
-    fn peer(&self) -> Option<Peer> {
+    /// Who is connected; `None` if it cannot be held, because it has ended for instance: then nobody knows who it was.
+    fn who(&self) -> Option<Peer> {
         let mut pid = 0;
         // SAFETY: the handle is open, and the place lives until the call returns.
         check(unsafe { GetNamedPipeClientProcessId(self.end.handle(), &raw mut pid) }).ok()?;
-        Some(Peer { pid })
+        let process = Held::open_to_wait(identity(pid)?)?;
+        Some(Peer { pid, process: Rc::new(process) })
     }
 }
 
@@ -300,10 +308,17 @@ fn open(name: &str) -> io::Result<OwnedHandle> {
 ///
 /// # Errors
 /// Why not.
-pub(in crate::guardian) fn authorize(peer: Option<Peer>, job: &dyn Job) -> std::result::Result<Peer, &'static str> {
+pub(in crate::guardian) fn authorize<'peer>(
+    peer: Option<&'peer Peer>,
+    job: &dyn Job,
+) -> std::result::Result<&'peer Peer, &'static str> {
     let peer = peer.ok_or("the caller is not known")?;
     if job.holds(peer.pid) {
         return Err("the caller is inside a job");
+    }
+    // After that look: one that has ended was in no list, wherever it was.
+    if peer.process.has_ended() {
+        return Err("the caller has ended");
     }
     Ok(peer)
 }

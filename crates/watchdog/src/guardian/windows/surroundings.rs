@@ -1,10 +1,11 @@
 //! What a guardian has from the system around it: the end of its session, the watched file `now`, its priority.
 
+use std::cell::Cell;
 use std::os::windows::io::RawHandle;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Storage::FileSystem::{
@@ -91,6 +92,8 @@ unsafe extern "system" fn handle_control(event: u32) -> i32 {
 pub(in crate::guardian) struct NowFile {
     path: PathBuf,
     change: HANDLE,
+    /// When it was written that was there last: what other files change in the directory is no order, and an old one is done.
+    written: Cell<Option<SystemTime>>,
 }
 
 impl NowFile {
@@ -102,7 +105,9 @@ impl NowFile {
         if change == INVALID_HANDLE_VALUE {
             return Err(std::io::Error::last_os_error()).on("watch", run_dir.path());
         }
-        Ok(Self { path: run_dir.now_file(), change })
+        let path = run_dir.now_file();
+        let written = Cell::new(written(&path));
+        Ok(Self { path, change, written })
     }
 
     /// Set when it may have changed.
@@ -118,8 +123,27 @@ impl NowFile {
             // SAFETY: the handle is open.
             unsafe { FindNextChangeNotification(self.change) };
         }
-        changed && std::fs::read(&self.path).is_ok_and(|content| content.trim_ascii() == b"now")
+        let written = written(&self.path);
+        changed
+            && self.written.replace(written) != written
+            && std::fs::read(&self.path).is_ok_and(|text| says_now(&text))
     }
+}
+
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|found| found.modified()).ok()
+}
+
+/// Whether `text` is that word, as the shells of Windows write it: as bytes, or with a mark of its encoding in front.
+fn says_now(text: &[u8]) -> bool {
+    let text = match text {
+        [0xff, 0xfe, units @ ..] => {
+            units.chunks(2).map(|unit| if unit.get(1) == Some(&0) { unit[0] } else { 0 }).collect()
+        }
+        [0xef, 0xbb, 0xbf, rest @ ..] => rest.to_vec(),
+        other => other.to_vec(),
+    };
+    text.trim_ascii() == b"now"
 }
 
 impl Drop for NowFile {
@@ -148,4 +172,19 @@ impl Drop for Raised {
 fn set_priority(priority: i32) {
     // SAFETY: the pseudo handle of this thread needs no closing. A refusal leaves all as it was.
     unsafe { SetThreadPriority(GetCurrentThread(), priority) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says_now;
+
+    #[test]
+    fn the_word_is_known_however_a_shell_writes_it() {
+        for text in [&b"now\r\n"[..], b" now ", b"\xef\xbb\xbfnow\n", b"\xff\xfen\0o\0w\0\r\0\n\0"] {
+            assert!(says_now(text), "{text:?}");
+        }
+        for text in [&b""[..], b"no", b"\xff\xfe", b"\xff\xfen\0o\0w\x01", b"\xff\xfen"] {
+            assert!(!says_now(text), "{text:?}");
+        }
+    }
 }

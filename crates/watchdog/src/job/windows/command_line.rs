@@ -51,7 +51,10 @@ impl CommandLine {
 /// Whether `file` is a batch file, which no job is made of: `cmd` takes its arguments apart by rules of its own, by which quoted ones
 /// become commands (CVE-2024-24576).
 pub fn is_batch_file(file: &Path) -> bool {
-    let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
+    // The system leaves dots and blanks at the end of a name out (CVE-2024-43402).
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let extension =
+        Path::new(name.trim_end_matches(['.', ' '])).extension().and_then(OsStr::to_str).unwrap_or_default();
     ["bat", "cmd"].iter().any(|batch| extension.eq_ignore_ascii_case(batch))
 }
 

@@ -119,20 +119,25 @@ impl WindowsJob {
         self.known.retain(|_, held| !held.has_ended());
     }
 
-    /// Suspends those who are not suspended yet. How many there were.
-    fn suspend_new(&mut self) -> usize {
-        let mut count = 0;
-        for pid in self.object.processes().unwrap_or_default() {
-            let Ok(held) = Held::open(pid) else { continue };
+    /// Suspends those who are not suspended yet. Whether all stood still already: who stands still starts nobody.
+    fn suspend_new(&mut self) -> bool {
+        let Ok(inside) = self.object.processes() else { return false };
+        let mut still = true;
+        for pid in inside {
+            // One that cannot be opened may just have ended: the next look tells.
+            let Ok(held) = Held::open(pid) else {
+                still = false;
+                continue;
+            };
             if self.suspended.contains_key(&held.id) || !self.object.holds(held.handle()).unwrap_or(false) {
                 continue;
             }
+            still = false;
             if held.suspend() {
-                count += 1;
                 self.suspended.insert(held.id, held);
             }
         }
-        count
+        still
     }
 
     fn note_messages(&mut self, wait: Duration) {
@@ -217,8 +222,7 @@ impl Job for WindowsJob {
         let deadline = Instant::now() + wait;
         self.suspended.retain(|_, held| !held.has_ended());
         loop {
-            // Stable when a look at all finds nobody new: who stands still starts nobody.
-            if self.suspend_new() == 0 {
+            if self.suspend_new() {
                 return true;
             }
             if Instant::now() >= deadline {
