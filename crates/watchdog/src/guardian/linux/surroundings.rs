@@ -1,8 +1,9 @@
 //! What a guardian has from the system around it: signals as a descriptor, the watched file `now`, its priority.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, open, openat};
+use rustix::fs::{Mode, OFlags, fstat, open, openat};
 
 use crate::error::Context as _;
 use crate::job::ProcessId;
@@ -83,7 +84,12 @@ fn watch_signals() -> Result<OwnedFd> {
 pub(in crate::guardian) struct NowFile {
     run_dir: OwnedFd,
     watch: OwnedFd,
+    /// The writing of the word that was there last: what other files change in the directory is no order, and an old one is done.
+    last: Cell<Option<Writing>>,
 }
+
+/// One writing of a file: inode, size, and when in seconds and nanoseconds.
+type Writing = (u64, i64, i64, u64);
 
 impl NowFile {
     pub(in crate::guardian) fn watch(run_dir: &RunDir) -> Result<Self> {
@@ -94,7 +100,9 @@ impl NowFile {
         let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).doing("watch files")?;
         let events = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
         add_watch(&watch, path, events).on("watch", path)?;
-        Ok(Self { run_dir: opened, watch })
+        let file = Self { run_dir: opened, watch, last: Cell::new(None) };
+        file.last.set(file.order());
+        Ok(file)
     }
 
     /// Readable when it may have changed.
@@ -109,13 +117,23 @@ impl NowFile {
         while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {
             changed = true;
         }
+        let order = if changed { self.order() } else { None };
+        order.is_some() && self.last.replace(order) != order
+    }
+
+    /// The writing of the file, if it calls for an end.
+    fn order(&self) -> Option<Writing> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let says_so = || {
-            let mut content = [0; 16];
-            let length = rustix::io::read(openat(&self.run_dir, c"now", flags, Mode::empty())?, &mut content)?;
-            Ok::<_, rustix::io::Errno>(content[..length].trim_ascii() == b"now")
-        };
-        changed && says_so().unwrap_or(false)
+        let file = openat(&self.run_dir, c"now", flags, Mode::empty()).ok()?;
+        let mut content = [0; 16];
+        let length = rustix::io::read(&file, &mut content).ok()?;
+        let found = fstat(&file).ok()?;
+        (content[..length].trim_ascii() == b"now").then_some((
+            found.st_ino,
+            found.st_size,
+            found.st_mtime,
+            found.st_mtime_nsec,
+        ))
     }
 }
 

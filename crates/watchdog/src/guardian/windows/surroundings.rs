@@ -92,8 +92,8 @@ unsafe extern "system" fn handle_control(event: u32) -> i32 {
 pub(in crate::guardian) struct NowFile {
     path: PathBuf,
     change: HANDLE,
-    /// When it was written that was there last: what other files change in the directory is no order, and an old one is done.
-    written: Cell<Option<SystemTime>>,
+    /// When the word was written that was there last: what other files change in the directory is no order, and an old one is done.
+    last: Cell<Option<SystemTime>>,
 }
 
 impl NowFile {
@@ -106,8 +106,8 @@ impl NowFile {
             return Err(std::io::Error::last_os_error()).on("watch", run_dir.path());
         }
         let path = run_dir.now_file();
-        let written = Cell::new(written(&path));
-        Ok(Self { path, change, written })
+        let last = Cell::new(order(&path));
+        Ok(Self { path, change, last })
     }
 
     /// Set when it may have changed.
@@ -123,15 +123,15 @@ impl NowFile {
             // SAFETY: the handle is open.
             unsafe { FindNextChangeNotification(self.change) };
         }
-        let written = written(&self.path);
-        changed
-            && self.written.replace(written) != written
-            && std::fs::read(&self.path).is_ok_and(|text| says_now(&text))
+        let order = if changed { order(&self.path) } else { None };
+        order.is_some() && self.last.replace(order) != order
     }
 }
 
-fn written(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|found| found.modified()).ok()
+/// When the file was written, if it calls for an end.
+fn order(path: &Path) -> Option<SystemTime> {
+    let text = std::fs::read(path).ok()?;
+    says_now(&text).then(|| std::fs::metadata(path).and_then(|found| found.modified()).ok()).flatten()
 }
 
 /// Whether `text` is that word, as the shells of Windows write it: as bytes, or with a mark of its encoding in front.
