@@ -1,6 +1,7 @@
 //! Keeping a workload's output from filling the disk: the oldest of it is given back to the filesystem.
 
 use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -45,9 +46,9 @@ impl Log {
         let begin = length - self.max_bytes / 2;
         match platform::give_back(&self.file, begin) {
             Ok(()) => self.begin = begin,
-            // A filesystem without holes: all of it goes. Whoever appends goes on at the beginning.
+            // A filesystem without holes.
             Err(_) => {
-                if self.file.set_len(0).is_ok() {
+                if move_to_front(&self.file, begin, self.max_bytes).is_ok() {
                     self.begin = 0;
                 }
             }
@@ -55,14 +56,52 @@ impl Log {
     }
 }
 
-#[cfg(all(test, unix))]
+/// Puts what stands behind `begin` at the file's beginning, and cuts the file behind it. Whoever appends goes on there; lost is
+/// only what is written between the last look and the cut, and what is more than `most` bytes: somebody who writes faster than
+/// this reads does not keep the guardian here.
+fn move_to_front(mut file: &File, begin: u64, most: u64) -> io::Result<()> {
+    let (mut from, mut to) = (begin, 0);
+    let mut buffer = [0; 16 << 10];
+    loop {
+        file.seek(SeekFrom::Start(from))?;
+        let read = file.read(&mut buffer)?;
+        if read == 0 || to >= most {
+            return file.set_len(to);
+        }
+        file.seek(SeekFrom::Start(to))?;
+        file.write_all(&buffer[..read])?;
+        from += read as u64;
+        to += read as u64;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs::OpenOptions;
-    use std::io::Write as _;
 
     use super::*;
 
+    #[test]
+    fn without_holes_the_newest_moves_to_the_front() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        let file = platform::open_log(&path).unwrap();
+        let mut written = Vec::new();
+        for round in 0..20_000_u32 {
+            writeln!(written, "round {round}").unwrap();
+        }
+        writer.write_all(&written).unwrap();
+        let begin = written.len() / 2;
+        move_to_front(&file, begin as u64, u64::MAX).unwrap();
+        writer.write_all(b"more\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [&written[begin..], b"more\n"].concat());
+        move_to_front(&file, 0, 1).unwrap();
+        assert!(file.metadata().unwrap().len() < 20_000, "it goes on without an end");
+    }
+
+    #[cfg(unix)]
     #[test]
     fn the_newest_stays_and_the_writer_goes_on() {
         let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 /// Opens a log that another process writes, to cut it.
 pub(in crate::guardian) fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 /// Where the first data is, behind the hole that an earlier guardian made.
