@@ -93,11 +93,16 @@ pub struct Stopped {
     pub latched: bool,
     /// Whether every latch that was to be set is on the device.
     pub latch_durable: bool,
-    /// Jobs whose guardians did not answer, and of which nothing was there.
-    pub starting: Vec<JobDir>,
+    /// Jobs of which nothing was there, and whose guardians did not answer: they may be about to start their program.
+    starting: Vec<JobDir>,
 }
 
 impl Stopped {
+    /// Nothing found yet, by whoever looks there.
+    pub fn searching(searched: Vec<String>) -> Self {
+        Self { searched, ..Self::default() }
+    }
+
     /// Whether jobs were found and all of them are proven empty.
     pub fn is_proven(&self) -> bool {
         !self.jobs.is_empty() && self.is_clear()

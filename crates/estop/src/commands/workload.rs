@@ -115,8 +115,7 @@ fn is_clear(stopped: &Stopped) -> bool {
 fn stop_all(site: &Site, names: &[String], reason: &str) -> Result<Stopped> {
     raise_descriptor_limit();
     let run_dir = RunDir::at(&site.run_dir);
-    let mut stopped =
-        Stopped { searched: vec![run_dir.path().join("jobs").display().to_string()], ..Stopped::default() };
+    let mut stopped = Stopped::searching(vec![run_dir.path().join("jobs").display().to_string()]);
     for name in names {
         let dir = run_dir.job(name);
         if dir.is_alive()? {

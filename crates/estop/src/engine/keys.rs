@@ -232,10 +232,7 @@ fn replace_secret_file(path: &std::path::Path, value: &SecretValue) -> std::resu
     let mut fresh = tempfile::NamedTempFile::new_in(parent).map_err(|error| shown(&error))?;
     fresh.write_all(value.expose()).map_err(|error| shown(&error))?;
     give_like(fresh.as_file(), parent).map_err(|error| shown(&error))?;
-    // Closed, so that it can be moved everywhere.
+    // Closed, so that it can be moved everywhere. What removes it when it is dropped finds nothing after that.
     let fresh = fresh.into_temp_path();
-    estop_durable::file::rename(&fresh, path).map_err(|error| shown(&error))?;
-    // There is nothing left to remove.
-    std::mem::forget(fresh);
-    Ok(())
+    estop_durable::file::rename(&fresh, path).map_err(|error| shown(&error))
 }

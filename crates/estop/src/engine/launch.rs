@@ -16,10 +16,9 @@ use estop_watchdog::ladder::{Steps, Thresholds};
 use super::ballast;
 use super::keys::Keys;
 use super::stores::{JobWriters, Place, vaults};
-use super::user::{self, Account};
 use crate::config::{self, Workload};
 use crate::failure::{Code, Failure, Result};
-use crate::platform::words;
+use crate::platform::{Account, account, words};
 use crate::site::Site;
 
 /// Time between two samples.
@@ -118,7 +117,7 @@ impl Launch<'_> {
         let run_dir = self.site.open_run_dir()?;
         ballast::take_on(&self.site.state_dir);
         let id = uuid::Uuid::now_v7().to_string();
-        let account = self.workload.user.as_deref().map(user::look_up).transpose()?;
+        let account = self.workload.user.as_deref().map(account::look_up).transpose()?;
         let delivered = self.deliver(keys, &id).await?;
         let secrets_dir = (!self.workload.secret_files.is_empty()).then(|| run_dir.job(self.name).secrets());
         let environment = self.environment(account.as_ref(), delivered.variables, secrets_dir.as_ref());
@@ -171,7 +170,7 @@ impl Launch<'_> {
             process_group: self.process_group,
             ignored_signals: self.ignored_signals.clone(),
             stop_command: self.workload.stop_command.argv().iter().cloned().map(Bytes::from).collect(),
-            oom_score: None,
+            ..Program::default()
         }
     }
 

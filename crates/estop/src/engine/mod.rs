@@ -7,4 +7,3 @@ pub mod record;
 pub mod recorder;
 pub mod response;
 pub mod stores;
-pub mod user;

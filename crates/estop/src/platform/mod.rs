@@ -44,3 +44,12 @@ pub(crate) enum Unanswered {
     /// Somebody listens, this process where it is known, and does not answer.
     Silent(Option<u32>),
 }
+
+/// A user of this host, with what a program expects in its environment.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    /// Its numbers.
+    pub(crate) ids: estop_watchdog::job::User,
+    /// The variables that say who and where it is.
+    pub(crate) variables: Vec<(&'static str, String)>,
+}

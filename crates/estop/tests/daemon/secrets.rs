@@ -1,6 +1,6 @@
 //! Secrets reach the workload that they are for, and nothing and nobody else.
 
-use crate::scene::{Scene, until};
+use crate::scene::{Running, Scene, until};
 
 const FIRST: &str = "the-first-value-of-the-secret";
 
@@ -32,6 +32,27 @@ fn expect_hidden(scene: &Scene, value: &str) {
         let bytes = std::fs::read(pid.path().join("cmdline")).unwrap_or_default();
         assert!(!contains(&bytes, value), "{} shows the secret", String::from_utf8_lossy(&bytes));
     }
+}
+
+/// The secret is known to be where the workload has got it, and gets a new version.
+#[track_caller]
+fn rotate_what_is_exposed(scene: &Scene) {
+    expect_hidden(scene, FIRST);
+    let exposure = scene.json(0, &["secret", "exposure", "a/key"]).to_string();
+    assert!(exposure.contains("\"a\"") && exposure.contains("file") && exposure.contains("env"), "{exposure}");
+    let rotated = scene.json(0, &["rotate", "a/key"]);
+    assert_eq!(rotated["rotations"][0]["promoted"], true, "{rotated:#}");
+}
+
+/// The daemon ends, the file `outside` with it, and the new value stands nowhere in clear.
+#[track_caller]
+fn nothing_is_left_of(scene: &Scene, brain: Running, outside: &std::path::Path, value: &str) {
+    expect_hidden(scene, value);
+    scene.json(0, &["down"]);
+    assert!(!outside.exists(), "a secret was left behind");
+    let log = brain.wait().expect(0).stderr;
+    assert!(!log.contains(FIRST) && !log.contains(value), "{log}");
+    scene.expect_nothing_left();
 }
 
 #[cfg(unix)]
@@ -66,22 +87,12 @@ fn delivers(user: &str) {
     let outside = scene.run_dir().join("jobs/a/secrets/file");
     let metadata = std::fs::metadata(&outside).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o600);
-    expect_hidden(&scene, FIRST);
-    let exposure = scene.json(0, &["secret", "exposure", "a/key"]).to_string();
-    assert!(exposure.contains("\"a\"") && exposure.contains("file") && exposure.contains("env"), "{exposure}");
-
-    let rotated = scene.json(0, &["rotate", "a/key"]);
-    assert_eq!(rotated["rotations"][0]["promoted"], true, "{rotated:#}");
+    rotate_what_is_exposed(&scene);
     until("it was told, and read the new value", || read("after").len() == 30);
     assert_eq!(read("after"), scene.run(&["secret", "get", "a/key"]).stdout.trim_end());
     let replaced = std::fs::metadata(&outside).unwrap();
     assert_eq!((replaced.mode() & 0o7777, replaced.uid()), (0o600, metadata.uid()));
-    expect_hidden(&scene, &read("after"));
-    scene.json(0, &["down"]);
-    assert!(!outside.exists(), "a secret was left behind");
-    let log = brain.wait().expect(0).stderr;
-    assert!(!log.contains(FIRST) && !log.contains(&read("after")), "{log}");
-    scene.expect_nothing_left();
+    nothing_is_left_of(&scene, brain, &outside, &read("after"));
 }
 
 #[test]
@@ -109,21 +120,11 @@ fn delivers_by_polling() {
     until("it has looked", || scene.canary().join("ready").exists());
     assert_eq!((read("variable").as_str(), read("file").as_str()), (FIRST, FIRST));
     let outside = scene.run_dir().join("jobs/a/secrets/file");
-    expect_hidden(&scene, FIRST);
-    let exposure = scene.json(0, &["secret", "exposure", "a/key"]).to_string();
-    assert!(exposure.contains("\"a\"") && exposure.contains("file") && exposure.contains("env"), "{exposure}");
-
-    let rotated = scene.json(0, &["rotate", "a/key"]);
-    assert_eq!(rotated["rotations"][0]["promoted"], true, "{rotated:#}");
+    rotate_what_is_exposed(&scene);
     std::fs::write(scene.canary().join("again"), "").unwrap();
     until("it has read the new value", || scene.canary().join("looked").exists());
     assert_eq!(read("after"), scene.run(&["secret", "get", "a/key"]).stdout.trim_end());
-    expect_hidden(&scene, &read("after"));
-    scene.json(0, &["down"]);
-    assert!(!outside.exists(), "a secret was left behind");
-    let log = brain.wait().expect(0).stderr;
-    assert!(!log.contains(FIRST) && !log.contains(&read("after")), "{log}");
-    scene.expect_nothing_left();
+    nothing_is_left_of(&scene, brain, &outside, &read("after"));
 }
 
 #[cfg(unix)]

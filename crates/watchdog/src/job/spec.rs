@@ -56,7 +56,7 @@ pub struct User {
 }
 
 /// What to run.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// The command and its arguments.
     pub argv: Vec<Bytes>,

@@ -62,11 +62,7 @@ impl Scene {
                 argv: vec![self.program.clone().into()],
                 environment,
                 directory: Some(self.dir.path().to_owned()),
-                user: None,
-                process_group: None,
-                ignored_signals: Vec::new(),
-                stop_command: Vec::new(),
-                oom_score: None,
+                ..Program::default()
             },
             limits: Limits::default(),
             containment: Containment::default(),

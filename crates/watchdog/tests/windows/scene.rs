@@ -59,11 +59,7 @@ impl Scene {
                     .collect(),
                 environment,
                 directory: Some(self.dir.path().to_owned()),
-                user: None,
-                process_group: None,
-                ignored_signals: Vec::new(),
-                stop_command: Vec::new(),
-                oom_score: None,
+                ..Program::default()
             },
             limits,
             containment: Containment::default(),

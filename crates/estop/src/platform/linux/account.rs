@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 
 use estop_watchdog::job::User;
 
-use crate::engine::user::Account;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::Account;
 
 /// Looks up `user`, a name or a number, as the host knows it, directory services included.
 ///

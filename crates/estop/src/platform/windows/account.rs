@@ -1,7 +1,7 @@
 //! Other users, whom Windows lets nobody become who does not know their password.
 
-use crate::engine::user::Account;
 use crate::failure::{Code, Failure, Result};
+use crate::platform::Account;
 
 const HINT: &str = "leave `user` out, and let estop run as the user that the workload is to be";
 
