@@ -159,6 +159,27 @@ impl Site {
     pub fn brain_socket(&self) -> PathBuf {
         self.run_dir.join(channel::NAME)
     }
+
+    /// The command line `command`, which begins with `estop`, as it leads to this estop from where it is typed: with options, unless
+    /// it is the one that is found by itself.
+    pub fn command(&self, command: &str) -> String {
+        let said = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let choice =
+            Choice { config: said("ESTOP_CONFIG"), state_dir: said("ESTOP_STATE_DIR"), run_dir: said("ESTOP_RUN_DIR") };
+        let same = |found: Self| found.state_dir == self.state_dir && found.config.origin() == self.config.origin();
+        if Self::find(&choice).is_ok_and(same) {
+            return command.to_owned();
+        }
+        let mut options = String::new();
+        if self.configured {
+            let origin = std::path::absolute(self.config.origin()).unwrap_or_else(|_| self.config.origin().to_owned());
+            options.push_str(" --config ");
+            options.push_str(&estop_integrity::quoted(&origin.to_string_lossy()));
+        }
+        options.push_str(" --state-dir ");
+        options.push_str(&estop_integrity::quoted(&self.state_dir.to_string_lossy()));
+        command.replacen("estop ", &format!("estop{options} "), 1)
+    }
 }
 
 /// The critical-failure log in `state_dir`.

@@ -115,7 +115,11 @@ fn a_program_that_fills_the_disk_is_recovered_from_like_any_other() {
     let ended = scene.run(&[&options[..], &["--", "sh", "-c", &body]].concat()).expect(124);
     assert!(scene.path().join("sign").exists(), "the disk was not full: {ended:?}");
     assert_eq!(std::fs::read_to_string(home.join("kb/note")).unwrap(), "as it was", "{ended:?}");
-    assert_eq!(estop(&["incident", "list"]).expect(0).json()["incidents"][0]["outcome"], "recovered", "{ended:?}");
+    let incidents = estop(&["incident", "list"]).expect(0).json();
+    assert_eq!(incidents["incidents"][0]["outcome"], "recovered", "{ended:?}");
+    let id = incidents["incidents"][0]["id"].as_str().unwrap();
+    let shown = scene.run(&["--state-dir", &state, "incident", "show", id]).expect(0).stdout;
+    assert!(shown.contains(&format!("--state-dir {state} rollback ")), "the undo leads to another estop: {shown}");
     assert_ne!(scene.run(&["--state-dir", &state, "secret", "get", "token"]).expect(0).stdout, "leaked");
     let log = std::fs::read_to_string(home.join("state/critical-failures.jsonl")).unwrap();
     assert!(log.contains("\"breach\""), "{log}");

@@ -3,6 +3,7 @@
 //! One preallocated slot for all workloads and one for each name, in `STATE_DIR/latch/`, so that setting it needs no new
 //! file and no free disk. A reset writes; it never removes.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use estop_durable::slot::{self, Slot};
@@ -80,7 +81,7 @@ impl Latch {
     /// If a slot cannot be read: then it must be taken as latched.
     pub fn read(&self) -> Result<Latched> {
         let mut latched = Latched::default();
-        if !self.dir.is_dir() {
+        if !self.was_opened() {
             return Ok(latched);
         }
         for name in self.names()? {
@@ -97,7 +98,7 @@ impl Latch {
     /// # Errors
     /// As for [`Latch::read`].
     pub fn holds(&self, name: &str) -> Result<Option<Entry>> {
-        if !self.dir.is_dir() {
+        if !self.was_opened() {
             return Ok(None);
         }
         if let Some(entry) = self.handle(None)?.read()? {
@@ -112,7 +113,7 @@ impl Latch {
     /// If a slot cannot be read or written; those before it are released.
     pub fn reset(&self, names: &[String]) -> Result<Vec<String>> {
         let mut released = Vec::new();
-        if !self.dir.is_dir() {
+        if !self.was_opened() {
             return Ok(released);
         }
         let all = if names.is_empty() { self.names()? } else { names.to_vec() };
@@ -138,6 +139,11 @@ impl Latch {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).on("remove", &path),
             _ => Ok(()),
         }
+    }
+
+    /// Whether there is anything in the place of the directory: what is no directory is not taken for no latch.
+    fn was_opened(&self) -> bool {
+        self.dir.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
     }
 
     fn names(&self) -> Result<Vec<String>> {

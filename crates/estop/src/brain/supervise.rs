@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use estop_durable::file::created_with;
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams, Watched, process_id};
-use estop_watchdog::registry::{Entry, JobDir, Outcome};
+use estop_watchdog::latch::{self, Latch};
+use estop_watchdog::registry::{Entry, JobDir, Outcome, RunDir};
 use estop_watchdog::stop::{Category, StoppedBy};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,6 +18,7 @@ use crate::config::{Restart, Workload};
 use crate::engine::launch::{Launch, Stores};
 use crate::engine::response;
 use crate::failure::{Failure, Result};
+use crate::site::Site;
 
 /// The first pause before a restart; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const STEADY: Duration = Duration::from_mins(1);
 /// How often is looked whether a guardian has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often a workload that waits for its next start looks whether the file `now` calls.
+const CALL_LOOK: Duration = Duration::from_millis(100);
 /// How long a stop is waited for beyond the workload's grace.
 const STOP_WAIT: Duration = Duration::from_mins(4);
 
@@ -48,6 +52,8 @@ pub(super) struct Supervisor {
     /// Who wants it started as soon as the job that is just ending has ended.
     waiting: Option<oneshot::Sender<Result<()>>>,
     pause: Duration,
+    /// What stood in the file `now` before the last start: what is written after that and was obeyed by no guardian calls here.
+    done: Option<guardian::Writing>,
 }
 
 /// A job that runs.
@@ -68,7 +74,7 @@ enum Next {
 
 impl Supervisor {
     pub(super) fn new(brain: Arc<Brain>, name: String, inbox: mpsc::Receiver<Order>) -> Self {
-        Self { brain, name, inbox, waiting: None, pause: FIRST_PAUSE }
+        Self { brain, name, inbox, waiting: None, pause: FIRST_PAUSE, done: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -133,6 +139,7 @@ impl Supervisor {
 
     /// Takes over a job that a brain before this one started; settles one that ended, or lost its guardian, meanwhile.
     async fn adopt(&mut self) -> Result<Option<Running>> {
+        self.note_order();
         let dir = self.brain.job(&self.name);
         if dir.is_alive()?
             && let Some(entry) = dir.entry()?
@@ -170,7 +177,12 @@ impl Supervisor {
         started
     }
 
+    fn note_order(&mut self) {
+        self.done = guardian::order(&RunDir::at(&self.brain.site.run_dir));
+    }
+
     async fn try_start(&mut self) -> Result<Running> {
+        self.note_order();
         let (brain, name) = (Arc::clone(&self.brain), self.name.clone());
         if self.brain.job(&self.name).is_alive()? {
             return Err(estop_watchdog::Error::NameTaken { name }.into());
@@ -337,7 +349,9 @@ impl Supervisor {
             self.brain.learn(&self.name, |known| known.restarting = true);
             let waiting = Restarting(&self.brain, &self.name);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                called = called_within(&self.brain.site, self.done, pause) => if called {
+                    return None;
+                },
                 order = self.inbox.recv() => match order {
                     Some(Order::Start(reply)) => {
                         let _ = reply.send(Ok(()));
@@ -361,6 +375,37 @@ impl Supervisor {
                 return Some(running);
             }
         }
+    }
+}
+
+/// Waits for `pause`, unless the file `now` calls for an end meanwhile: no guardian of this workload is there to hear it.
+async fn called_within(site: &Site, done: Option<guardian::Writing>, pause: Duration) -> bool {
+    let run_dir = RunDir::at(&site.run_dir);
+    let until = tokio::time::Instant::now() + pause;
+    loop {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        tokio::time::sleep(left.min(CALL_LOOK)).await;
+        let order = guardian::order(&run_dir);
+        if order.is_some() && order != done {
+            latch_all(&site.latch());
+            return true;
+        }
+    }
+}
+
+/// Sets the latch of all workloads, as a guardian does that is called by the file `now`.
+fn latch_all(latch: &Latch) {
+    let entry = latch::Entry {
+        since: jiff::Timestamp::now().to_string(),
+        by: "file".to_owned(),
+        reason: "written to the run directory's file `now`".to_owned(),
+        incident: String::new(),
+    };
+    if let Err(error) = latch.handle(None).and_then(|handle| handle.set(&entry)) {
+        tracing::error!(%error, "the latch cannot be set; what waited for its next start is not started");
     }
 }
 

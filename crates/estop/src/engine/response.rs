@@ -303,7 +303,8 @@ impl Response {
         };
         // In an emergency somebody's open file is no reason to leave the damage; the report names who has one.
         let request = RollbackRequest { despite_open: true, ..RollbackRequest::new(RecoveryPoint::from(&snapshot.id)) };
-        let report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
+        let mut report = manager.rollback(&request, &JobWriters::of(&self.site, &place), &Silent)?;
+        report.undo_command = report.undo_command.map(|command| self.site.command(&command));
         let mut detail = object(json!(report));
         detail.insert("snapshot".to_owned(), json!(snapshot.id));
         detail.insert("put_aside".to_owned(), json!(aside));

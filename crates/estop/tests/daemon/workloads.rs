@@ -212,6 +212,30 @@ fn a_stop_reaches_a_workload_that_waits_for_its_next_start() {
     scene.expect_nothing_left();
 }
 
+/// Nobody but the daemon is there to hear it.
+#[test]
+fn the_file_now_reaches_a_workload_that_waits_for_its_next_start() {
+    let scene = Scene::new();
+    scene.house().config("[workload.a]\ncommand = [\"false\"]\nrestart = \"on-failure\"\n");
+    let brain = scene.up();
+    let waits = || {
+        let status = scene.status("a");
+        status["state"] == "starting" && !status["last_exit"].is_null()
+    };
+    until("it waits for its next start", waits);
+    std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+    scene.wait_state("a", "latched");
+    // An order is obeyed once.
+    scene.json(0, &["reset"]);
+    scene.json(0, &["start", "a"]);
+    until("it waits for its next start again", waits);
+    let restarts = scene.status("a")["restarts"].as_u64().unwrap();
+    until("it is started once more", || scene.status("a")["restarts"].as_u64().unwrap() > restarts);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
 /// What a workload writes must not fill the disk.
 #[test]
 fn the_output_of_a_workload_is_bounded_and_its_newest_is_shown() {

@@ -76,6 +76,28 @@ fn a_damaged_latch_holds() {
     scene.expect_nothing_left();
 }
 
+/// What cannot be looked at is latched, and is not taken for nothing.
+#[test]
+fn a_file_in_place_of_the_latch_or_of_the_incidents_is_an_error() {
+    let scene = Scene::new();
+    scene.run(&["run", "--", "true"]).expect(0);
+    let state = scene.house().state_dir();
+    for (place, commands) in [
+        ("latch", &[&["reset"][..], &["run", "--", "true"], &["status"]][..]),
+        ("incidents", &[&["incident", "list"], &["incident", "show", "0"]]),
+    ] {
+        let _ = std::fs::remove_dir_all(state.join(place));
+        std::fs::write(state.join(place), "").unwrap();
+        for command in commands {
+            let outcome = scene.run(command);
+            assert!(outcome.code != 0 && outcome.stderr.contains(place), "{command:?}: {outcome:?}");
+        }
+        std::fs::remove_file(state.join(place)).unwrap();
+    }
+    scene.run(&["run", "--", "true"]).expect(0);
+    scene.expect_nothing_left();
+}
+
 #[test]
 fn what_was_not_released_is_said() {
     let scene = Scene::new();

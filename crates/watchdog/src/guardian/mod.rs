@@ -26,7 +26,7 @@ use windows as platform;
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
 pub use log::LogSpec;
-pub use platform::Watched;
+pub use platform::{Watched, Writing, order};
 pub use spec::{GuardianSpec, OnBrainLoss, OnBreach};
 pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};
 

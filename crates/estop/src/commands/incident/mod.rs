@@ -58,15 +58,21 @@ pub(super) fn incident(site: &Site, command: IncidentCommand, output: &Output) -
 /// The incidents, to look for one that begins with `id`. Where there was never one, no folder is made.
 fn store(site: &Site, id: &str) -> Result<IncidentStore> {
     let dir = site.incidents();
-    if !dir.is_dir() {
+    if was_never(&dir) {
         return Err(RecoveryError::NotFound { prefix: id.to_owned(), dir }.into());
     }
     Ok(IncidentStore::open(&dir)?)
 }
 
+/// Whether nothing at all stands there: what is no folder is not taken for no incident.
+fn was_never(dir: &Path) -> bool {
+    dir.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn list(site: &Site, output: &Output) -> Result<Code> {
     let dir = site.incidents();
-    let listing = if dir.is_dir() { IncidentStore::open(&dir)?.list()? } else { estop_recovery::Listing::default() };
+    let listing =
+        if was_never(&dir) { estop_recovery::Listing::default() } else { IncidentStore::open(&dir)?.list()? };
     let damaged: Vec<String> = listing.damaged.iter().map(ToString::to_string).collect();
     for why in &damaged {
         output.warn(why);

@@ -9,7 +9,7 @@ use super::{open, text};
 use crate::cli::Output;
 use crate::engine::stores::{JobWriters, Place};
 use crate::failure::{Code, Failure, Result};
-use crate::site::{Choice, Site};
+use crate::site::Site;
 
 /// How a rollback is done.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +47,7 @@ pub(in crate::commands) fn rollback(
     let mut report = manager.rollback(&request, &JobWriters::of(site, &place), &progress)?;
     drop(progress);
     drop(steadfast);
-    let place_options = options(site);
-    if let Some(command) = report.undo_command.as_mut().filter(|_| !place_options.is_empty()) {
-        *command = command.replacen("estop ", &format!("estop{place_options} "), 1);
-    }
+    report.undo_command = report.undo_command.map(|command| site.command(&command));
     output.result(&report, text::rolled_back);
     let well = if dry_run { report.errors.is_empty() } else { report.verified };
     Ok(if well { Code::Done } else { Code::NotProven })
@@ -68,25 +65,4 @@ fn inside(place: &Place, path: &Path) -> Result<StorePath> {
         path
     };
     Ok(StorePath::of(relative)?)
-}
-
-/// The options that lead to this estop, where they are not the ones that it finds by itself.
-fn options(site: &Site) -> String {
-    let said = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-    let choice =
-        Choice { config: said("ESTOP_CONFIG"), state_dir: said("ESTOP_STATE_DIR"), run_dir: said("ESTOP_RUN_DIR") };
-    let found = Site::find(&choice).ok();
-    let same = |found: &Site| found.state_dir == site.state_dir && found.config.origin() == site.config.origin();
-    if found.as_ref().is_some_and(same) {
-        return String::new();
-    }
-    let mut options = String::new();
-    if site.configured {
-        let origin = std::path::absolute(site.config.origin()).unwrap_or_else(|_| site.config.origin().to_owned());
-        options.push_str(" --config ");
-        options.push_str(&estop_integrity::quoted(&origin.to_string_lossy()));
-    }
-    options.push_str(" --state-dir ");
-    options.push_str(&estop_integrity::quoted(&site.state_dir.to_string_lossy()));
-    options
 }

@@ -19,6 +19,7 @@ pub(super) use helpers::Helpers;
 pub(super) use log::{first_data, give_back, open_log};
 pub(super) use sockets::{Connection, Listener, Received, Return, authorize};
 pub(super) use surroundings::{NowFile, Raised, Signals, own_id};
+pub use surroundings::{Writing, order};
 
 use super::Sources;
 use crate::Result;

@@ -89,20 +89,38 @@ pub(in crate::guardian) struct NowFile {
 }
 
 /// One writing of a file: inode, size, and when in seconds and nanoseconds.
-type Writing = (u64, i64, i64, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing(u64, i64, i64, u64);
+
+/// The writing of the run directory's file `now`, if it calls for an end. Another writing is another order.
+pub fn order(run_dir: &RunDir) -> Option<Writing> {
+    order_in(&open_run_dir(run_dir).ok()?)
+}
+
+fn open_run_dir(run_dir: &RunDir) -> std::io::Result<OwnedFd> {
+    Ok(open(run_dir.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn order_in(run_dir: &OwnedFd) -> Option<Writing> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(run_dir, c"now", flags, Mode::empty()).ok()?;
+    let mut content = [0; 16];
+    let length = rustix::io::read(&file, &mut content).ok()?;
+    let found = fstat(&file).ok()?;
+    let writing = Writing(found.st_ino, found.st_size, found.st_mtime, found.st_mtime_nsec);
+    (content[..length].trim_ascii() == b"now").then_some(writing)
+}
 
 impl NowFile {
     pub(in crate::guardian) fn watch(run_dir: &RunDir) -> Result<Self> {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let path = run_dir.path();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = open(path, flags, Mode::empty()).map_err(std::io::Error::from).on("open", path)?;
+        let opened = open_run_dir(run_dir).on("open", path)?;
         let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).doing("watch files")?;
         let events = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
         add_watch(&watch, path, events).on("watch", path)?;
-        let file = Self { run_dir: opened, watch, last: Cell::new(None) };
-        file.last.set(file.order());
-        Ok(file)
+        let last = Cell::new(order_in(&opened));
+        Ok(Self { run_dir: opened, watch, last })
     }
 
     /// Readable when it may have changed.
@@ -117,23 +135,8 @@ impl NowFile {
         while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {
             changed = true;
         }
-        let order = if changed { self.order() } else { None };
+        let order = if changed { order_in(&self.run_dir) } else { None };
         order.is_some() && self.last.replace(order) != order
-    }
-
-    /// The writing of the file, if it calls for an end.
-    fn order(&self) -> Option<Writing> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&self.run_dir, c"now", flags, Mode::empty()).ok()?;
-        let mut content = [0; 16];
-        let length = rustix::io::read(&file, &mut content).ok()?;
-        let found = fstat(&file).ok()?;
-        (content[..length].trim_ascii() == b"now").then_some((
-            found.st_ino,
-            found.st_size,
-            found.st_mtime,
-            found.st_mtime_nsec,
-        ))
     }
 }
 

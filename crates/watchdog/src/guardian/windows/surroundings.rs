@@ -87,13 +87,28 @@ unsafe extern "system" fn handle_control(event: u32) -> i32 {
     1
 }
 
+/// One writing of a file: when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing(SystemTime);
+
+/// The writing of the run directory's file `now`, if it calls for an end. Another writing is another order.
+pub fn order(run_dir: &RunDir) -> Option<Writing> {
+    order_at(&run_dir.now_file())
+}
+
+fn order_at(path: &Path) -> Option<Writing> {
+    let text = std::fs::read(path).ok()?;
+    let written = || std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    says_now(&text).then(written).flatten().map(Writing)
+}
+
 /// The run directory's file `now`, whichever file stands there: a shell writes into it, an editor puts another in its place.
 #[derive(Debug)]
 pub(in crate::guardian) struct NowFile {
     path: PathBuf,
     change: HANDLE,
     /// When the word was written that was there last: what other files change in the directory is no order, and an old one is done.
-    last: Cell<Option<SystemTime>>,
+    last: Cell<Option<Writing>>,
 }
 
 impl NowFile {
@@ -106,7 +121,7 @@ impl NowFile {
             return Err(std::io::Error::last_os_error()).on("watch", run_dir.path());
         }
         let path = run_dir.now_file();
-        let last = Cell::new(order(&path));
+        let last = Cell::new(order_at(&path));
         Ok(Self { path, change, last })
     }
 
@@ -123,15 +138,9 @@ impl NowFile {
             // SAFETY: the handle is open.
             unsafe { FindNextChangeNotification(self.change) };
         }
-        let order = if changed { order(&self.path) } else { None };
+        let order = if changed { order_at(&self.path) } else { None };
         order.is_some() && self.last.replace(order) != order
     }
-}
-
-/// When the file was written, if it calls for an end.
-fn order(path: &Path) -> Option<SystemTime> {
-    let text = std::fs::read(path).ok()?;
-    says_now(&text).then(|| std::fs::metadata(path).and_then(|found| found.modified()).ok()).flatten()
 }
 
 /// Whether `text` is that word, as the shells of Windows write it: as bytes, or with a mark of its encoding in front.
