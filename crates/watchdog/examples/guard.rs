@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, OnBreach, Recorder, Streams};
+use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, OnBreach, Recorder, StopStep, Streams};
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, Program};
 use estop_watchdog::ladder::Thresholds;
 
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         state_dir: dir.path().join("state"),
         thresholds: Thresholds::default(),
         on_breach: OnBreach::CriticalStop,
-        grace: Duration::from_secs(1),
+        stop: vec![StopStep::plain(Duration::from_secs(1))],
         freezable: true,
         freeze_max: Duration::from_mins(1),
         sample_interval: Duration::from_millis(100),

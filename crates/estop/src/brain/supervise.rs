@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How often a workload that waits for its next start looks whether the file `now` calls.
 const CALL_LOOK: Duration = Duration::from_millis(100);
 /// How long a stop is waited for beyond the workload's grace.
-const STOP_WAIT: Duration = Duration::from_mins(4);
+const STOP_WAIT: Duration = Duration::from_mins(1);
 
 /// What a supervisor is told.
 #[derive(Debug)]

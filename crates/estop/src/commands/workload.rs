@@ -20,7 +20,7 @@ use crate::platform::processes::raise_descriptor_limit;
 use crate::site::Site;
 
 /// How long a stop is waited for beyond the workload's grace.
-const STOP_WAIT: Duration = Duration::from_mins(10);
+const STOP_WAIT: Duration = Duration::from_mins(1);
 /// How often a growing log file is looked at.
 const FOLLOW_POLL: Duration = Duration::from_millis(200);
 

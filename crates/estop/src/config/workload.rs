@@ -8,6 +8,7 @@ use estop_watchdog::job::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stop::StopStep;
 use super::units::{Command, CpuPercent, Period, Size};
 
 /// A program that estop runs.
@@ -51,10 +52,10 @@ pub struct Workload {
     /// The most it may read and write in a second.
     #[serde(default)]
     pub io_max: Option<Size>,
-    /// A command that asks it to end, run inside its job. On Windows only, where there are no signals.
+    /// How it is asked to end, step by step, before it is killed. Default: SIGTERM (on Windows Ctrl-Break and `WM_CLOSE`), and `grace`.
     #[serde(default)]
-    pub stop_command: Command,
-    /// How long a stop that asks first waits before it kills.
+    pub stop: Vec<StopStep>,
+    /// How long a step of a stop waits that does not say how long.
     #[serde(default = "Workload::default_grace")]
     pub grace: Period,
     /// What happens when a limit is reached.
@@ -130,7 +131,7 @@ impl Workload {
             cpu_weight: None,
             cpu_time_max: None,
             io_max: None,
-            stop_command: Command::default(),
+            stop: Vec::new(),
             grace: Self::default_grace(),
             on_breach: OnBreach::default(),
             require_tier: None,

@@ -9,7 +9,7 @@ use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::SecretName;
 use estop_secrets::exposure::{Channel, Exposure};
-use estop_watchdog::guardian::{GuardianSpec, LogSpec, OWN_VARIABLES, process_id};
+use estop_watchdog::guardian::{Ask, GuardianSpec, LogSpec, OWN_VARIABLES, StopStep, process_id};
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
 
@@ -136,7 +136,7 @@ impl Launch<'_> {
             state_dir: self.site.state_dir.clone(),
             thresholds: thresholds(&workload.limits),
             on_breach: workload.on_breach,
-            grace: workload.grace.duration(),
+            stop: stop_steps(workload),
             freezable: workload.freezable,
             freeze_max: workload.freeze_max.duration(),
             sample_interval: SAMPLE_INTERVAL,
@@ -169,7 +169,7 @@ impl Launch<'_> {
             user: account.map(|account| account.ids),
             process_group: self.process_group,
             ignored_signals: self.ignored_signals.clone(),
-            stop_command: self.workload.stop_command.argv().iter().cloned().map(Bytes::from).collect(),
+            commands: stop_commands(self.workload),
             ..Program::default()
         }
     }
@@ -309,6 +309,30 @@ pub fn limits(workload: &Workload) -> Limits {
         cpu_time_max: workload.cpu_time_max.map(config::Period::duration),
         io_max: workload.io_max.map(config::Size::bytes),
     }
+}
+
+/// How `workload` is asked to end.
+fn stop_steps(workload: &Workload) -> Vec<StopStep> {
+    let grace = workload.grace.duration();
+    let mut commands = 0..;
+    let mut ask = |ask: &config::Ask| match ask {
+        config::Ask::Signal(name) => words::signal_number(name).map(Ask::Signal),
+        config::Ask::Exec(_) => commands.next().map(Ask::Run),
+        config::Ask::Http(url) => Some(Ask::Http(url.clone())),
+    };
+    let wait = |step: &config::StopStep| step.wait.map_or(grace, config::Period::duration);
+    let steps: Vec<StopStep> =
+        workload.stop.iter().filter_map(|step| Some(StopStep { ask: ask(&step.ask)?, wait: wait(step) })).collect();
+    if steps.is_empty() { vec![StopStep::plain(grace)] } else { steps }
+}
+
+/// The commands among those steps, in their order.
+fn stop_commands(workload: &Workload) -> Vec<Vec<Bytes>> {
+    let commands = workload.stop.iter().filter_map(|step| match &step.ask {
+        config::Ask::Exec(command) => Some(command.argv().iter().cloned().map(Bytes::from).collect()),
+        _ => None,
+    });
+    commands.collect()
 }
 
 /// The ladder of a workload.

@@ -130,12 +130,14 @@ impl Client {
         Ok(listing)
     }
 
-    /// Stops the job; waits at most `wait` for the proof.
+    /// Stops the job; waits at most `wait` for the proof, beyond the time that the workload is given to end by itself.
     ///
     /// # Errors
     /// As for [`Client::ask`].
     pub fn stop(&mut self, category: Category, reason: &str, wait: Duration) -> Result<StopReport> {
-        self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait)
+        let given =
+            if category == Category::Ask { self.status().map_or(0.0, |status| status.stop_seconds) } else { 0.0 };
+        self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait + Duration::from_secs_f64(given))
     }
 
     /// Freezes the job; with a `lease`, for at most that long.

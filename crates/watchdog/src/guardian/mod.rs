@@ -6,6 +6,7 @@
 
 mod client;
 mod evidence;
+mod http;
 #[cfg(target_os = "linux")]
 mod linux;
 mod log;
@@ -27,7 +28,7 @@ pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
 pub use log::LogSpec;
 pub use platform::{Watched, Writing, order};
-pub use spec::{GuardianSpec, OnBrainLoss, OnBreach};
+pub use spec::{Ask, GuardianSpec, OnBrainLoss, OnBreach, StopStep};
 pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};
 
 /// What wakes a guardian up.

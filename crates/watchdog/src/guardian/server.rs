@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::Sources;
 use super::evidence::{Evidence, Recorder, Writing};
+use super::http;
 use super::log::Log;
 use super::outcome::Record;
 use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
-use super::spec::{GuardianSpec, OnBrainLoss, event_of};
+use super::spec::{Ask, GuardianSpec, OnBrainLoss, event_of};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
@@ -110,6 +111,8 @@ pub(super) struct Server {
     thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
     confirmed: bool,
+    /// Which step of the stop comes next, while it is asked to end by steps.
+    asking: Option<usize>,
     /// How many processes there were when the job was asked to end.
     asked: u64,
     last_breach: Option<Breach>,
@@ -138,6 +141,7 @@ impl Server {
             warned: None,
             thaws: 0,
             confirmed: false,
+            asking: None,
             asked: 0,
             last_breach: None,
             buffer: vec![0; DATAGRAM_LIMIT],
@@ -152,6 +156,7 @@ impl Server {
             self.read_now_file();
             self.read_orders();
             self.look_at_job();
+            self.look_at_steps();
             self.look_at_brain();
             self.look_at_clock();
         }
@@ -228,6 +233,7 @@ impl Server {
             self.deadline = None;
             let event = match self.state {
                 State::Survivors => Event::Retry,
+                State::Stopping if self.asking.is_some() => Event::StepOver,
                 State::Frozen if matches!(self.holder, Holder::Leases(_)) => Event::LeaseOver,
                 _ => Event::Deadline,
             };
@@ -374,7 +380,9 @@ impl Server {
                 self.ask();
             }
             Action::Ask => self.ask(),
+            Action::AskNext => self.take_step(),
             Action::AskRest => {
+                self.asking = None;
                 self.prepared.job.signal_all(TERMINATE);
                 let rest = Instant::now() + REST_GRACE;
                 self.deadline = Some(self.deadline.map_or(rest, |deadline| deadline.min(rest)));
@@ -406,9 +414,36 @@ impl Server {
     fn ask(&mut self) {
         self.state = State::Stopping;
         self.asked = self.prepared.job.count();
-        self.deadline = Some(Instant::now() + self.prepared.spec.grace);
-        // A program that has ended meanwhile is noticed by the next look.
-        let _ = self.prepared.job.signal(TERMINATE);
+        self.asking = Some(0);
+        self.take_step();
+    }
+
+    /// Takes the next step of the stop. One that cannot be taken is over at once; after the last one comes the kill.
+    fn take_step(&mut self) {
+        let Some(step) = self.asking.and_then(|next| self.prepared.spec.stop.get(next)).cloned() else {
+            self.asking = None;
+            self.deadline = Some(Instant::now());
+            return;
+        };
+        self.asking = self.asking.map(|next| next + 1);
+        let taken = match step.ask {
+            // A program that has ended meanwhile is noticed by the next look.
+            Ask::Signal(signal) => self.prepared.job.signal(signal).is_ok(),
+            Ask::Run(command) => self.prepared.job.run(command).is_ok(),
+            Ask::Http(url) => self.helpers.begin(move || http::post(&url, step.wait)),
+        };
+        self.deadline = Some(Instant::now() + if taken { step.wait } else { Duration::ZERO });
+    }
+
+    /// A step that has failed is not waited for.
+    fn look_at_steps(&mut self) {
+        let mut failed = self.helpers.has_failed();
+        while let Some((_, exit)) = self.prepared.job.take_result() {
+            failed |= exit.code != Some(0);
+        }
+        if failed && self.state == State::Stopping && self.asking.is_some() {
+            self.deadline = Some(Instant::now());
+        }
     }
 
     fn kill(&mut self, category: Category) {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::log::LogSpec;
-use crate::job::{JobSpec, ProcessId, SecretFile};
+use crate::job::{JobSpec, ProcessId, SecretFile, TERMINATE};
 use crate::ladder::{Rung, Thresholds};
 
 /// What happens when a limit is reached.
@@ -21,6 +21,34 @@ pub enum OnBreach {
     /// The emergency: kill, latch, recover (category 0).
     #[default]
     CriticalStop,
+}
+
+/// One way to ask a workload to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// A signal to the main process. Where there are no signals, that of POSIX's `SIGTERM` is Ctrl-Break and `WM_CLOSE`.
+    Signal(i32),
+    /// A further command of the program, by its number, run inside the job.
+    Run(usize),
+    /// A `POST` to this URL, without a body.
+    Http(String),
+}
+
+/// One step of a stop that asks first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopStep {
+    /// What is done.
+    pub ask: Ask,
+    /// How long is waited for the workload's end before the next step; after the last one it is killed.
+    pub wait: Duration,
+}
+
+impl StopStep {
+    /// The step of whoever says nothing else: SIGTERM, and `grace`.
+    pub fn plain(grace: Duration) -> Self {
+        Self { ask: Ask::Signal(TERMINATE), wait: grace }
+    }
 }
 
 /// What a guardian does without a daemon.
@@ -49,8 +77,8 @@ pub struct GuardianSpec {
     pub thresholds: Thresholds,
     /// What the top rung does.
     pub on_breach: OnBreach,
-    /// How long a workload that was asked to end may take.
-    pub grace: Duration,
+    /// How the workload is asked to end, in this order, before it is killed.
+    pub stop: Vec<StopStep>,
     /// Whether it may be frozen while nobody decided to stop it. Not a database that holds others' locks.
     pub freezable: bool,
     /// The longest time of a freeze by a limit.

@@ -48,6 +48,8 @@ pub enum Event {
     Emptied,
     /// The grace, or the longest time of a freeze, is over.
     Deadline,
+    /// The time of a step of the stop is over, or the step has failed, and there is another.
+    StepOver,
     /// The time is over for which somebody wanted the job to stand still, for a snapshot say.
     LeaseOver,
     /// The brain was away for longer than allowed, and the policy is to freeze.
@@ -62,7 +64,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Now,
         Self::Stop,
         Self::Freeze,
@@ -73,6 +75,7 @@ impl Event {
         Self::MainExited,
         Self::Emptied,
         Self::Deadline,
+        Self::StepOver,
         Self::LeaseOver,
         Self::BrainLostFreeze,
         Self::BrainLostStop,
@@ -92,8 +95,10 @@ pub enum Action {
     Emergency,
     /// Freeze, kill, prove, without a latch.
     Kill,
-    /// Send the stop signal and start the grace.
+    /// Take the first step of the stop and start its time.
     Ask,
+    /// Take the next one.
+    AskNext,
     /// Thaw, then ask: a frozen process cannot answer.
     ThawAndAsk,
     /// Freeze and start the longest time of a freeze.
@@ -137,6 +142,7 @@ pub fn action(state: State, event: Event) -> Action {
         (S::Held, E::Stop | E::BreachStop | E::Deadline | E::MainExited | E::BrainLostStop) => A::Kill,
         (S::Held, E::Thaw) => A::Thaw,
 
+        (S::Stopping, E::StepOver) => A::AskNext,
         (S::Stopping, E::Deadline) => A::Kill,
         (S::Stopping, E::MainExited) => A::AskRest,
         (S::Stopping, E::Freeze | E::Thaw) => A::Refuse("the job is stopping"),
@@ -148,13 +154,17 @@ pub fn action(state: State, event: Event) -> Action {
         // A limit struck before the freeze took hold: from now on the limit holds it.
         (S::Frozen, E::BreachFreeze) => A::Freeze,
 
-        (S::Running, E::Thaw | E::Deadline | E::LeaseOver | E::Adopted | E::Retry)
-        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::Retry)
-        | (S::Held, E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::LeaseOver | E::Adopted | E::Retry)
+        (S::Running, E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Adopted | E::Retry)
+        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Retry)
+        | (
+            S::Held,
+            E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::StepOver | E::LeaseOver | E::Adopted | E::Retry,
+        )
         | (S::Stopping, E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted | E::Retry)
-        | (S::Survivors, E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted) => {
-            A::Nothing
-        }
+        | (
+            S::Survivors,
+            E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::StepOver | E::LeaseOver | E::Adopted,
+        ) => A::Nothing,
     }
 }
 
@@ -175,7 +185,8 @@ mod tests {
                 }
                 if matches!(state, State::Held | State::Survivors | State::Stopping) && event != Event::Thaw {
                     assert!(
-                        !matches!(action, Action::Thaw | Action::ThawAndAsk | Action::Ask),
+                        !matches!(action, Action::Thaw | Action::ThawAndAsk | Action::Ask)
+                            && (action != Action::AskNext || state == State::Stopping),
                         "nothing but a person lets it run on: {cell}"
                     );
                 }

@@ -241,6 +241,9 @@ pub struct Status {
     pub peak: Peak,
     /// How long it runs, in seconds.
     pub uptime_seconds: f64,
+    /// How long a stop that asks first waits at most before it kills, in seconds.
+    #[serde(default)]
+    pub stop_seconds: f64,
     /// The last breach.
     pub last_breach: Option<Breach>,
     /// How often it was thawed. While that stays the same, a frozen job has not run.

@@ -150,6 +150,19 @@ impl JobObjectManager {
         self.job.signal_all(signal);
     }
 
+    /// Starts the further command of this number inside the job.
+    ///
+    /// # Errors
+    /// [`Error::System`] if there is none, or it cannot be started.
+    pub fn run(&mut self, command: usize) -> Result<()> {
+        self.job.run(command).map_err(|source| Error::System { action: "start a command inside the job", source })
+    }
+
+    /// A further command that has ended since the last call, and how.
+    pub fn take_result(&mut self) -> Option<(usize, Exit)> {
+        self.job.take_result()
+    }
+
     /// Freezes the job. Returns whether the kernel confirmed it within `wait`.
     pub fn freeze(&mut self, wait: Duration) -> bool {
         self.frozen = true;

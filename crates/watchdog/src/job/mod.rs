@@ -140,6 +140,15 @@ pub trait Job {
     /// Sends a signal to every process of the job.
     fn signal_all(&self, signal: i32);
 
+    /// Starts the further command of this number inside the job.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be started.
+    fn run(&mut self, command: usize) -> std::io::Result<()>;
+
+    /// A further command that has ended since the last call, and how.
+    fn take_result(&mut self) -> Option<(usize, Exit)>;
+
     /// Stops all processes from running; waits at most `wait` for it. Returns whether the kernel said that they are.
     fn freeze(&mut self, wait: Duration) -> bool;
 

@@ -70,9 +70,10 @@ pub struct Program {
     pub process_group: Option<u32>,
     /// Signals that it ignores from the start, as the caller does.
     pub ignored_signals: Vec<i32>,
-    /// A command that asks it to end, beside what the system has for that. So far on Windows alone, where there are no signals.
+    /// Further commands that are run inside the job when they are called for, by their number: to ask it to end, say. They get
+    /// estop's own environment: that of the program may hold secrets, and is kept by nobody.
     #[serde(default)]
-    pub stop_command: Vec<Bytes>,
+    pub commands: Vec<Vec<Bytes>>,
     /// Its `oom_score_adj`, where it is not to be this process's own.
     #[serde(default)]
     pub oom_score: Option<String>,

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use estop_watchdog::emergency::{self, Groups, Instance, Request, Stopped};
-use estop_watchdog::guardian::{self, Client, Guardian, GuardianSpec, OnBrainLoss, OnBreach, Streams};
+use estop_watchdog::guardian::{self, Client, Guardian, GuardianSpec, OnBrainLoss, OnBreach, StopStep, Streams};
 use estop_watchdog::job::{Containment, JobSpec, Limits, Program};
 use estop_watchdog::ladder::Thresholds;
 use estop_watchdog::registry::{JobDir, Outcome, RunDir};
@@ -74,7 +74,7 @@ impl Scene {
             state_dir: self.path("state"),
             thresholds: Thresholds::default(),
             on_breach: OnBreach::CriticalStop,
-            grace: Duration::from_millis(300),
+            stop: vec![StopStep::plain(Duration::from_millis(300))],
             freezable: true,
             freeze_max: Duration::from_mins(1),
             sample_interval: Duration::from_millis(50),

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use estop_watchdog::Error;
-use estop_watchdog::guardian::{self, OnBreach};
+use estop_watchdog::guardian::{self, OnBreach, StopStep};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::stop::{Category, StoppedBy};
 
@@ -108,7 +108,7 @@ fn limit() {
 fn asks() {
     let scene = Scene::new();
     let mut spec = scene.spec("w", "beat");
-    (spec.on_breach, spec.grace) = (OnBreach::Stop, Duration::from_millis(200));
+    (spec.on_breach, spec.stop) = (OnBreach::Stop, vec![StopStep::plain(Duration::from_millis(200))]);
     let mut guardian = scene.running(&spec);
     let report = scene.client("w").stop(Category::Ask, "please", Duration::from_secs(30)).unwrap();
     assert!(report.proven_empty, "{report:#?}");

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use estop_watchdog::guardian::{
-    self, Client, Evidence, Guardian, GuardianSpec, OnBrainLoss, OnBreach, Recorder, Streams,
+    self, Client, Evidence, Guardian, GuardianSpec, OnBrainLoss, OnBreach, Recorder, StopStep, Streams,
 };
 use estop_watchdog::job::linux::Host;
 use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Tier};
@@ -220,7 +220,7 @@ impl Keeper {
             state_dir: self.dir.path().join("state"),
             thresholds: Thresholds::default(),
             on_breach: OnBreach::CriticalStop,
-            grace: Duration::from_millis(20),
+            stop: vec![StopStep::plain(Duration::from_millis(20))],
             freezable: true,
             freeze_max: Duration::from_mins(1),
             sample_interval: Duration::from_millis(100),

@@ -8,7 +8,7 @@ use std::path::Path;
 use estop_watchdog::job::CPU_WEIGHTS;
 
 use crate::config::problem::suggest;
-use crate::config::{Command, Config, KeyPath, Period, Problem};
+use crate::config::{Ask, Command, Config, KeyPath, Period, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
 use crate::platform::programs::find_program;
 use crate::platform::{NoProgram, account, words};
@@ -31,7 +31,7 @@ fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
         let own = workload.environment.get("PATH").map(|path| OsStr::new(path).to_owned());
         let search = own.or_else(|| std::env::var_os("PATH"));
         command(&workload.command, key.clone().key("command"), directory, search.as_deref(), problems);
-        stop_command(workload, key, directory, search.as_deref(), problems);
+        stop_steps(workload, key, directory, search.as_deref(), problems);
     } else {
         problems.push(Problem::at(
             key.clone().key("directory"),
@@ -44,22 +44,25 @@ fn runnable(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     }
 }
 
-fn stop_command(
+/// More would only hide in which the program ends.
+const MOST_STEPS: usize = 8;
+
+fn stop_steps(
     workload: &Workload,
     key: &KeyPath,
     directory: &Path,
     search: Option<&OsStr>,
     problems: &mut Vec<Problem>,
 ) {
-    let place = key.clone().key("stop_command");
-    if workload.stop_command == Command::default() {
-        return;
+    let place = key.clone().key("stop");
+    if workload.stop.len() > MOST_STEPS {
+        let message = format!("{} steps are too many for a stop", workload.stop.len());
+        problems.push(Problem::at(place.clone(), message, format!("at most {MOST_STEPS}")));
     }
-    if words::HAS_SIGNALS {
-        let message = "a command that asks to end is for Windows only, so far";
-        problems.push(Problem::at(place, message, "leave it out: the program is asked by SIGTERM"));
-    } else {
-        command(&workload.stop_command, place, directory, search, problems);
+    for (index, step) in workload.stop.iter().enumerate() {
+        if let Ask::Exec(exec) = &step.ask {
+            command(exec, place.clone().index(index).key("exec"), directory, search, problems);
+        }
     }
 }
 

@@ -150,8 +150,15 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         (workload("secrets = { \"A=B\" = \"x\" }\n[secret.x]"), "can't be set in an environment", "", "\"x\""),
         (workload("secret_files = { \"../f\" = \"x\" }\n[secret.x]"), "no name for a file", "", "\"x\""),
         (workload("environment = { A = \"1\" }\nsecrets = { A = \"x\" }\n[secret.x]"), "as well", "", "\"x\""),
-        #[cfg(unix)]
-        (workload("stop_command = [\"sh\"]"), "for Windows only", "SIGTERM", "[\"sh\"]"),
+        (workload("stop = [{ signal = \"KILL\" }]"), "`KILL` is no signal", "TERM, INT", "[{ signal"),
+        (workload("stop = [{ signal = \"INT\", exec = [\"sh\"] }]"), "not one step", "", "[{ signal"),
+        (workload("stop = [{ http = \"http://example.com/\" }]"), "no address of this host", "127.0.0.1", "[{ http"),
+        (
+            workload("stop = [{ exec = [\"no-such-program\"] }]"),
+            "no program \"no-such-program\"",
+            "",
+            "\"no-such-program\"",
+        ),
         (workload("memory_max = 0"), "memory_max is 0B", "above zero", "0"),
         (workload("pids_max = 0"), "pids_max is 0", "", "0"),
         (workload("time_max = \"0s\""), "time_max is 0s", "", "\"0s\""),

@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use estop_watchdog::job::Bytes;
 use rustix::process::Signal;
 
-/// Whether a program is asked to end by a signal.
-pub(crate) const HAS_SIGNALS: bool = true;
+/// The signals by which a program may be told something, and asked to end.
+pub(crate) const SIGNALS: &[&str] = &["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "CONT"];
 
 /// What to do about a file that is no program.
 pub(crate) const HOW_TO_EXECUTE: &str = "check the file and its mode";

@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 use estop_watchdog::job::Bytes;
 
-/// Whether a program is asked to end by a signal.
-pub(crate) const HAS_SIGNALS: bool = false;
+/// What stands for signals: Ctrl-Break and `WM_CLOSE`, and Ctrl-C.
+pub(crate) const SIGNALS: &[&str] = &["TERM", "INT"];
 
 /// What to do about a file that is no program.
 pub(crate) const HOW_TO_EXECUTE: &str =

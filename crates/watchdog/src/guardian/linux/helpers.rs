@@ -17,6 +17,8 @@ const HELPERS: usize = 4;
 #[derive(Debug, Default)]
 pub(in crate::guardian) struct Helpers {
     running: Vec<Child>,
+    /// The one that asks over the network.
+    asking: Option<Child>,
 }
 
 impl Helpers {
@@ -65,6 +67,33 @@ impl Helpers {
             // No process to be had: the latch is worth the wait.
             Err(_) => work(),
         }
+    }
+
+    /// Lets a copy of this process do something that takes long. Whether it does.
+    pub(in crate::guardian) fn begin(&mut self, work: impl FnOnce() -> bool) -> bool {
+        match fork() {
+            Ok(None) => {
+                let_go_of_descriptors();
+                leave(i32::from(!work()))
+            }
+            Ok(Some(child)) => {
+                self.running.extend(self.asking.replace(child));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the last one that was begun has ended since the last look, and not well.
+    pub(in crate::guardian) fn has_failed(&mut self) -> bool {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let Some(child) = &self.asking else { return false };
+        let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        if !matches!(ended, Ok(None)) {
+            self.asking = None;
+        }
+        // One that was reaped elsewhere has ended, and nobody knows how.
+        matches!(ended, Ok(Some(status)) if status.exit_status() != Some(0))
     }
 
     /// Forgets the copies that have ended.

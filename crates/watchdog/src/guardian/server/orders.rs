@@ -172,6 +172,7 @@ impl Server {
             memory_bytes: sample.map_or(0, |sample| sample.memory_bytes),
             peak: job.monitor().peak(),
             uptime_seconds: job.monitor().started().elapsed().as_secs_f64(),
+            stop_seconds: self.prepared.spec.stop.iter().map(|step| step.wait.as_secs_f64()).sum(),
             last_breach: self.last_breach,
             thaws: self.thaws,
         }

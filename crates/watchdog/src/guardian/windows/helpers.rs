@@ -15,6 +15,8 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 pub(in crate::guardian) struct Helpers {
     running: Vec<JoinHandle<()>>,
+    /// What the one has done that asks over the network.
+    asking: Option<Receiver<bool>>,
 }
 
 impl Helpers {
@@ -44,13 +46,34 @@ impl Helpers {
         wait: Duration,
         work: impl FnOnce() -> bool + Send + 'static,
     ) -> bool {
-        let (done, well): (_, Receiver<bool>) = channel();
+        self.spawn(work).recv_timeout(wait).unwrap_or(false)
+    }
+
+    fn spawn(&mut self, work: impl FnOnce() -> bool + Send + 'static) -> Receiver<bool> {
+        let (done, well) = channel();
         let thread = std::thread::Builder::new().spawn(move || {
             // Whoever waits may have given up.
             let _ = done.send(work());
         });
         self.running.extend(thread);
-        well.recv_timeout(wait).unwrap_or(false)
+        well
+    }
+
+    /// Lets a thread do something that takes long. Whether it does is seen later.
+    pub(in crate::guardian) fn begin(&mut self, work: impl FnOnce() -> bool + Send + 'static) -> bool {
+        self.asking = Some(self.spawn(work));
+        true
+    }
+
+    /// Whether the last one that was begun has ended since the last look, and not well.
+    pub(in crate::guardian) fn has_failed(&mut self) -> bool {
+        use std::sync::mpsc::TryRecvError;
+        let failed = match self.asking.as_ref().map(Receiver::try_recv) {
+            None | Some(Err(TryRecvError::Empty)) => return false,
+            Some(well) => well != Ok(true),
+        };
+        self.asking = None;
+        failed
     }
 
     /// Waits for those that are still writing, at most `wait` for all of them.

@@ -12,6 +12,7 @@ mod spawn;
 mod stranded;
 mod terminal;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
 pub use host::Host;
+use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
 use procfs::Stat;
@@ -67,6 +69,12 @@ pub struct LinuxJob {
     main: Option<(ProcessId, OwnedFd)>,
     reports: Option<OwnedFd>,
     exit: Option<Exit>,
+    /// What the further commands need, where there is no init that starts them.
+    commands: Vec<spawn::Plan>,
+    /// Those that run, by their number.
+    beside: Vec<(usize, OwnedFd)>,
+    /// Those that have ended.
+    results: VecDeque<(usize, Exit)>,
     cpu: Duration,
     /// The members that the last walk found, and when it was made at which cost.
     known: Vec<ProcessId>,
@@ -134,6 +142,9 @@ impl LinuxJob {
             main: None,
             reports: None,
             exit: None,
+            commands: Vec::new(),
+            beside: Vec::new(),
+            results: VecDeque::new(),
             cpu: Duration::ZERO,
             known: Vec::new(),
             walked: None,
@@ -203,9 +214,25 @@ impl LinuxJob {
         true
     }
 
+    /// Reaps the further commands that are children of this process.
+    fn reap_beside(&mut self) {
+        for (number, fd) in &self.beside {
+            let exit = match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(Some(status)) => Exit { code: status.exit_status(), signal: status.terminating_signal() },
+                // Somebody else has reaped it.
+                Err(rustix::io::Errno::CHILD) => Exit { code: None, signal: None },
+                _ => continue,
+            };
+            self.results.push_back((*number, exit));
+        }
+        let ended: Vec<usize> = self.results.iter().map(|(number, _)| *number).collect();
+        self.beside.retain(|(number, _)| !ended.contains(number));
+    }
+
     /// Reaps the orphans that a subreaper inherits. Whether no child is left at all.
     fn reap_orphans(&mut self) -> bool {
-        // The program itself first, by its descriptor, so that its exit is kept.
+        // Those whose exit is to be kept first, by their descriptors.
+        self.reap_beside();
         if !self.reap_child() {
             return false;
         }
@@ -278,6 +305,9 @@ impl Job for LinuxJob {
         self.main = main;
         self.child = Some(Ended { id, fd: started.child.fd, reaped: false });
         self.reports = started.reports;
+        if !self.namespaces.pid {
+            self.commands = spawn::commands(spec, self.namespaces, self.landlock)?;
+        }
         Ok(())
     }
 
@@ -286,10 +316,14 @@ impl Job for LinuxJob {
     }
 
     fn reap(&mut self) -> Option<Exit> {
-        if self.exit.is_none() {
-            self.exit = self.reports.as_ref().and_then(init::receive_exit);
+        while let Some(report) = self.reports.as_ref().and_then(init::receive) {
+            match report {
+                Report::Main(exit) => self.exit = Some(exit),
+                Report::Command(number, exit) => self.results.push_back((number, exit)),
+            }
         }
         self.reap_child();
+        self.reap_beside();
         if self.tier == Tier::Tracked {
             self.reap_orphans();
         }
@@ -308,6 +342,24 @@ impl Job for LinuxJob {
         for stat in self.members() {
             signal_exactly(stat.id, signal);
         }
+    }
+
+    fn run(&mut self, command: usize) -> io::Result<()> {
+        if let Some(init) = self.reports.as_ref() {
+            return init::ask_to_run(init, command);
+        }
+        let (_, main) = self.main.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        let plan = self.commands.get(command).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let cgroup = self.cgroup.as_ref();
+        let child = spawn::beside(plan, cgroup.map(Cgroup::dir), main.as_fd(), |pid| {
+            cgroup.map_or(Ok(()), |cgroup| cgroup.adopt(pid))
+        })?;
+        self.beside.push((command, child.fd));
+        Ok(())
+    }
+
+    fn take_result(&mut self) -> Option<(usize, Exit)> {
+        self.results.pop_front()
     }
 
     fn freeze(&mut self, wait: Duration) -> bool {
@@ -467,8 +519,7 @@ impl Job for LinuxJob {
     fn descriptors(&self) -> [Option<(BorrowedFd<'_>, bool)>; 3] {
         // Each is left out once it has said its last word, or it would wake the guardian for ever.
         let child = self.child.as_ref().filter(|child| !child.reaped).map(|child| (child.fd.as_fd(), false));
-        let reports =
-            self.reports.as_ref().filter(|_| self.exit.is_none() && child.is_some()).map(|fd| (fd.as_fd(), false));
+        let reports = self.reports.as_ref().filter(|_| child.is_some()).map(|fd| (fd.as_fd(), false));
         [child, reports, self.cgroup.as_ref().map(|cgroup| (cgroup.events(), true))]
     }
 

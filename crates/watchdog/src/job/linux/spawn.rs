@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, set_parent_process_dea
 
 use super::{cover, init};
 use crate::error::Context as _;
-use crate::job::spec::{JobSpec, MARKER, User};
+use crate::job::spec::{Bytes, JobSpec, MARKER, User};
 use crate::{Error, Result};
 
 /// Which namespaces a job gets.
@@ -89,12 +89,13 @@ pub(super) fn spawn(
 ) -> Result<Started> {
     refuse_threads()?;
     let plan = Plan::new(spec, namespaces, landlock)?;
+    let commands = commands(spec, namespaces, landlock)?;
     let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .doing("create a socket pair")?;
     let (failure, inner_failure) = pipe_with(PipeFlags::CLOEXEC).doing("create a pipe")?;
     let Some(child) = clone(namespaces.flags(), cgroup).doing("start a process inside the job")? else {
         drop((gate, failure));
-        start_inside(&plan, &inner_gate, inner_failure);
+        start_inside(&plan, &commands, &inner_gate, inner_failure);
     };
     drop((inner_gate, inner_failure));
     let outside = prepare_outside(spec, namespaces, child.pid).and_then(|()| adopt(child.pid));
@@ -111,6 +112,44 @@ pub(super) fn spawn(
     let main = main?;
     let reports = namespaces.pid.then_some(gate);
     Ok(Started { child, main, reports })
+}
+
+/// What the further commands of `spec` need.
+///
+/// # Errors
+/// [`Error::Containment`] if an argument holds a zero byte.
+pub(super) fn commands(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -> Result<Vec<Plan>> {
+    let own: Vec<(Bytes, Bytes)> = std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect();
+    let plan = |argv: &Vec<Bytes>| {
+        let mut spec = spec.clone();
+        (spec.program.argv, spec.program.environment) = (argv.clone(), own.clone());
+        (spec.program.process_group, spec.program.oom_score) = (None, None);
+        Plan::new(&spec, namespaces, landlock)
+    };
+    spec.program.commands.iter().map(plan).collect()
+}
+
+/// Starts a further command as a child of this process, in `cgroup` and in the mounts of the process `main`. `adopt` puts the copy
+/// that becomes it, whose number it gets, where it belongs beside that.
+///
+/// # Errors
+/// The kernel's answer.
+pub(super) fn beside(
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    main: BorrowedFd<'_>,
+    adopt: impl FnOnce(u32) -> io::Result<()>,
+) -> io::Result<Process> {
+    if let Some(child) = clone(0, cgroup)? {
+        return Ok(child);
+    }
+    let user = if plan.namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+    // SAFETY: takes a descriptor and flags; this copy has one thread.
+    let inside = !plan.namespaces.mount || unsafe { libc::setns(main.as_raw_fd(), libc::CLONE_NEWNS | user) } == 0;
+    if !inside || adopt(std::process::id()).is_err() || init::detach_standard_streams().is_err() {
+        leave(126);
+    }
+    plan.execute_quietly()
 }
 
 /// A copy of a process with several threads has only one of them, and the locks of all: it could wait for ever.
@@ -241,7 +280,7 @@ const EXEC_FAILED: u8 = b'X';
 const SETUP_FAILED: u8 = b'S';
 
 /// In the new process: waits at the gate, then goes on as the namespace's init or as the program.
-fn start_inside(plan: &Plan, gate: &OwnedFd, failure: OwnedFd) -> ! {
+fn start_inside(plan: &Plan, commands: &[Plan], gate: &OwnedFd, failure: OwnedFd) -> ! {
     // If the guardian dies before this takes effect, the gate closes; if it dies after, so does this process.
     let bound = set_parent_process_death_signal(Some(Signal::KILL));
     if bound.is_err() || !init::passed_gate(gate) {
@@ -252,7 +291,7 @@ fn start_inside(plan: &Plan, gate: &OwnedFd, failure: OwnedFd) -> ! {
         leave(1);
     }
     if plan.namespaces.pid {
-        init::run(plan, gate, failure);
+        init::run(plan, commands, gate, failure);
     }
     plan.execute(&failure)
 }
@@ -262,6 +301,13 @@ fn report(failure: &OwnedFd, kind: u8, text: &str) {
     message.extend_from_slice(text.as_bytes());
     // Nobody is left to be told if this fails.
     let _ = rustix::io::write(failure, &message);
+}
+
+/// The environment may hold secrets.
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("argv", &self.argv).finish_non_exhaustive()
+    }
 }
 
 impl Plan {
@@ -317,6 +363,12 @@ impl Plan {
             Err(_) if self.directory.is_some() => Ok(()),
             other => other.map_err(|errno| format!("it could not start in {}: {errno}", place.display())),
         }
+    }
+
+    /// Becomes the program. Whoever waits for it sees its exit code: 127 if it cannot be executed.
+    pub(super) fn execute_quietly(&self) -> ! {
+        let _ = self.try_execute();
+        leave(127)
     }
 
     /// Becomes the program.

@@ -54,8 +54,10 @@ pub fn is_wine() -> bool {
 pub struct WindowsJob {
     object: JobObject,
     main: Option<Held>,
-    /// By what command the program is asked to end.
-    asked_by: Option<AskedBy>,
+    /// What the job was made from, without the program's variables, for the further commands.
+    spec: Option<JobSpec>,
+    /// Those that run, by their number.
+    beside: Vec<(usize, Held)>,
     exit: Option<Exit>,
     limits: Limits,
     /// Who stands still, with the handle by which it goes on.
@@ -94,7 +96,8 @@ impl WindowsJob {
             limits: Limits::default(),
             suspended: HashMap::new(),
             known: HashMap::new(),
-            asked_by: None,
+            spec: None,
+            beside: Vec::new(),
             used: HashMap::new(),
             refused: Messages::default(),
         }
@@ -169,7 +172,9 @@ impl Job for WindowsJob {
 
     fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
         let main = spawn::spawn(spec, &self.object)?;
-        self.asked_by = AskedBy::of(spec);
+        let mut own = spec.clone();
+        own.program.environment.clear();
+        self.spec = Some(own);
         // The call that made it has put it into the job; a system that did not must not get to run it.
         if !self.object.holds(main.handle()).unwrap_or(false) {
             self.object.assign(main.handle()).doing("put the program into its job")?;
@@ -184,13 +189,8 @@ impl Job for WindowsJob {
     }
 
     fn reap(&mut self) -> Option<Exit> {
-        if self.exit.is_none()
-            && let Some(main) = self.main.as_ref().filter(|main| main.has_ended())
-        {
-            let mut code = 0;
-            // SAFETY: the handle is open, and the place lives until the call returns.
-            let told = unsafe { GetExitCodeProcess(main.handle(), &raw mut code) } != 0;
-            self.exit = Some(Exit { code: told.then_some(code.cast_signed()), signal: None });
+        if self.exit.is_none() {
+            self.exit = self.main.as_ref().filter(|main| main.has_ended()).map(exit_of);
         }
         self.exit
     }
@@ -200,10 +200,9 @@ impl Job for WindowsJob {
         let main = main.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program has ended"))?;
         match signal {
             TERMINATE => {
-                let commanded = self.asked_by.as_ref().is_some_and(|asked| asked.begin(&self.object));
                 let closed = asking::close_windows(&self.object.processes()?);
                 let pressed = asking::press(Key::Break, main.id.pid).or_else(|_| asking::press(Key::C, main.id.pid));
-                if commanded || closed > 0 { Ok(()) } else { pressed }
+                if closed > 0 { Ok(()) } else { pressed }
             }
             INTERRUPT => asking::press(Key::C, main.id.pid),
             _ => Err(io::Error::new(io::ErrorKind::Unsupported, "Windows has no such signal")),
@@ -216,6 +215,23 @@ impl Job for WindowsJob {
         }
         // Everyone at its console hears what is pressed there; who has none has closed its windows.
         let _ = self.signal(signal);
+    }
+
+    fn run(&mut self, command: usize) -> io::Result<()> {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "there is no such command");
+        let spec = self.spec.as_ref().ok_or_else(none)?;
+        let argv = spec.program.commands.get(command).ok_or_else(none)?;
+        let argv: Vec<OsString> = argv.iter().map(Bytes::to_os_string).collect();
+        let held = spawn::beside(&argv, spec, &self.object)?;
+        held.resume();
+        self.beside.push((command, held));
+        Ok(())
+    }
+
+    fn take_result(&mut self) -> Option<(usize, Exit)> {
+        let index = self.beside.iter().position(|(_, held)| held.has_ended())?;
+        let (command, held) = self.beside.swap_remove(index);
+        Some((command, exit_of(&held)))
     }
 
     fn freeze(&mut self, wait: Duration) -> bool {
@@ -339,26 +355,12 @@ impl Job for WindowsJob {
     }
 }
 
-/// A command that asks the program to end.
-#[derive(Debug)]
-struct AskedBy {
-    argv: Vec<OsString>,
-    /// Of the job, without the program's variables.
-    spec: JobSpec,
-}
-
-impl AskedBy {
-    fn of(spec: &JobSpec) -> Option<Self> {
-        let argv: Vec<OsString> = spec.program.stop_command.iter().map(Bytes::to_os_string).collect();
-        let mut spec = spec.clone();
-        spec.program.environment.clear();
-        (!argv.is_empty()).then_some(Self { argv, spec })
-    }
-
-    /// Whether it runs: in the job, with which it ends.
-    fn begin(&self, job: &JobObject) -> bool {
-        spawn::beside(&self.argv, &self.spec, job).inspect(Held::resume).is_ok()
-    }
+/// How a process that has ended did.
+fn exit_of(ended: &Held) -> Exit {
+    let mut code = 0;
+    // SAFETY: the handle is open, and the place lives until the call returns.
+    let told = unsafe { GetExitCodeProcess(ended.handle(), &raw mut code) } != 0;
+    Exit { code: told.then_some(code.cast_signed()), signal: None }
 }
 
 fn survivor(seen: &Seen) -> Survivor {
