@@ -8,6 +8,7 @@ mod daemon {
     mod incidents;
     mod schedule;
     mod secrets;
+    mod thresholds;
     mod workloads;
 }
 mod scene;

@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             program: Program { argv, environment, process_group: Some(group()), ..Program::default() },
             limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
             containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },
+            output_counted: false,
             secrets_dir: None,
         },
         run_dir: dir.path().join("run"),

@@ -2,7 +2,7 @@
 //!
 //! A pure state machine: the guardian feeds it each sample's values and does what it answers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,42 +24,105 @@ pub enum Metric {
     CpuTime,
     /// Bytes read and written in a second, averaged over [`WINDOW`].
     Io,
+    /// Memory that was swapped out, in bytes.
+    Swap,
+    /// The share of the time in which its share of the processors was used up, averaged over [`WINDOW`].
+    CpuThrottled,
+    /// The share of the time in which some of its threads waited for a processor, averaged over [`WINDOW`]. See the kernel's
+    /// "Pressure Stall Information".
+    CpuPressure,
+    /// The same for memory.
+    MemoryPressure,
+    /// The same for input and output.
+    IoPressure,
+    /// Open descriptors, on Windows handles, of all its processes.
+    OpenFiles,
+    /// Bytes of output written in a second, averaged over [`WINDOW`].
+    Output,
 }
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; METRICS] =
-        [Self::Memory, Self::Cpu, Self::Pids, Self::Time, Self::ProcessMemory, Self::CpuTime, Self::Io];
+    pub const ALL: [Self; METRICS] = [
+        Self::Memory,
+        Self::Cpu,
+        Self::Pids,
+        Self::Time,
+        Self::ProcessMemory,
+        Self::CpuTime,
+        Self::Io,
+        Self::Swap,
+        Self::CpuThrottled,
+        Self::CpuPressure,
+        Self::MemoryPressure,
+        Self::IoPressure,
+        Self::OpenFiles,
+        Self::Output,
+    ];
 
+    /// Its place in [`Metric::ALL`].
     fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As a configuration names it.
+    pub fn key(self) -> &'static str {
         match self {
-            Self::Memory => 0,
-            Self::Cpu => 1,
-            Self::Pids => 2,
-            Self::Time => 3,
-            Self::ProcessMemory => 4,
-            Self::CpuTime => 5,
-            Self::Io => 6,
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+            Self::Time => "time",
+            Self::ProcessMemory => "process_memory",
+            Self::CpuTime => "cpu_time",
+            Self::Io => "io",
+            Self::Swap => "swap",
+            Self::CpuThrottled => "cpu_throttled",
+            Self::CpuPressure => "cpu_pressure",
+            Self::MemoryPressure => "memory_pressure",
+            Self::IoPressure => "io_pressure",
+            Self::OpenFiles => "open_files",
+            Self::Output => "output",
+        }
+    }
+
+    /// In what it is counted.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Memory | Self::ProcessMemory | Self::Swap => Unit::Bytes,
+            Self::Cpu => Unit::Cores,
+            Self::Pids | Self::OpenFiles => Unit::Number,
+            Self::Time | Self::CpuTime => Unit::Seconds,
+            Self::Io | Self::Output => Unit::BytesPerSecond,
+            Self::CpuThrottled | Self::CpuPressure | Self::MemoryPressure | Self::IoPressure => Unit::Share,
         }
     }
 }
 
 impl std::fmt::Display for Metric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Memory => "memory",
-            Self::Cpu => "cpu",
-            Self::Pids => "pids",
-            Self::Time => "time",
-            Self::ProcessMemory => "process-memory",
-            Self::CpuTime => "cpu-time",
-            Self::Io => "io",
-        })
+        f.write_str(&self.key().replace('_', "-"))
     }
 }
 
+/// In what a metric is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// Cores: 1.0 is one core busy.
+    Cores,
+    /// A number of things.
+    Number,
+    /// Seconds.
+    Seconds,
+    /// A share of the time, 1.0 being all of it.
+    Share,
+}
+
 /// How many metrics there are.
-const METRICS: usize = 7;
+const METRICS: usize = 14;
 /// Over how long rates, those of CPU and I/O, are averaged before they are compared.
 pub const WINDOW: Duration = Duration::from_secs(5);
 
@@ -78,7 +141,43 @@ pub enum Rung {
 }
 
 impl Rung {
-    const ALL: [Self; 4] = [Self::Warn, Self::Throttle, Self::Freeze, Self::Stop];
+    /// All of them, lowest first.
+    pub const ALL: [Self; 4] = [Self::Warn, Self::Throttle, Self::Freeze, Self::Stop];
+
+    /// As a configuration names it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Throttle => "throttle",
+            Self::Freeze => "freeze",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// Where a rung is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// The value at which it is reached, in the metric's unit; or the share of the metric's limit.
+    pub at: f64,
+    /// Whether it is a share of the limit. Without one it is never reached.
+    pub of_max: bool,
+    /// For how many seconds it must be reached without a pause.
+    pub for_seconds: f64,
+}
+
+impl Step {
+    /// Reached as soon as the value is `at`.
+    pub fn at(at: f64) -> Self {
+        Self { at, ..Self::default() }
+    }
+}
+
+impl From<f64> for Step {
+    fn from(at: f64) -> Self {
+        Self::at(at)
+    }
 }
 
 /// The values at which one metric reaches each rung.
@@ -86,17 +185,36 @@ impl Rung {
 #[serde(default)]
 pub struct Steps {
     /// At which to warn.
-    pub warn: Option<f64>,
+    pub warn: Option<Step>,
     /// At which to throttle.
-    pub throttle: Option<f64>,
+    pub throttle: Option<Step>,
     /// At which to freeze.
-    pub freeze: Option<f64>,
+    pub freeze: Option<Step>,
     /// At which to stop.
-    pub stop: Option<f64>,
+    pub stop: Option<Step>,
+    /// The hard limit, at which to stop too.
+    #[serde(skip)]
+    pub max: Option<Step>,
 }
 
 impl Steps {
-    fn at(&self, rung: Rung) -> Option<f64> {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Those that are set, lowest first; without the hard limit.
+    pub fn set(&self) -> impl Iterator<Item = (Rung, Step)> + use<> {
+        let all = *self;
+        Rung::ALL.into_iter().filter_map(move |rung| Some((rung, all.at(rung)?)))
+    }
+
+    /// Where the top is: the hard limit, or the last rung where there is none.
+    pub fn top(&self) -> Option<Step> {
+        self.max.or(self.stop)
+    }
+
+    fn at(&self, rung: Rung) -> Option<Step> {
         match rung {
             Rung::Warn => self.warn,
             Rung::Throttle => self.throttle,
@@ -105,13 +223,41 @@ impl Steps {
         }
     }
 
-    /// The lowest value above `value` at which a rung is reached.
-    pub fn next_above(&self, value: f64) -> Option<f64> {
-        Rung::ALL.into_iter().filter_map(|rung| self.at(rung)).filter(|limit| *limit > value).reduce(f64::min)
+    /// One of them, to change it.
+    pub fn at_mut(&mut self, rung: Rung) -> &mut Option<Step> {
+        match rung {
+            Rung::Warn => &mut self.warn,
+            Rung::Throttle => &mut self.throttle,
+            Rung::Freeze => &mut self.freeze,
+            Rung::Stop => &mut self.stop,
+        }
     }
 
-    fn reached(&self, value: f64) -> Option<Rung> {
-        Rung::ALL.into_iter().rfind(|rung| self.at(*rung).is_some_and(|limit| value >= limit))
+    /// With shares of the limit `max` turned into values. Those of no limit are left out.
+    #[must_use]
+    pub fn resolved(self, max: Option<f64>) -> Self {
+        let resolve = |step: Step| match (step.of_max, max) {
+            (false, _) => Some(step),
+            (true, Some(max)) => Some(Step { at: step.at * max, of_max: false, ..step }),
+            (true, None) => None,
+        };
+        Self {
+            warn: self.warn.and_then(resolve),
+            throttle: self.throttle.and_then(resolve),
+            freeze: self.freeze.and_then(resolve),
+            stop: self.stop.and_then(resolve),
+            max: self.max,
+        }
+    }
+
+    /// The lowest value above `value` at which a rung is reached.
+    pub fn next_above(&self, value: f64) -> Option<f64> {
+        self.set()
+            .map(|(_, step)| step)
+            .chain(self.max)
+            .map(|step| step.at)
+            .filter(|limit| *limit > value)
+            .reduce(f64::min)
     }
 }
 
@@ -133,6 +279,20 @@ pub struct Thresholds {
     pub cpu_time: Steps,
     /// In bytes a second.
     pub io: Steps,
+    /// In bytes.
+    pub swap: Steps,
+    /// A share of the time.
+    pub cpu_throttled: Steps,
+    /// A share of the time.
+    pub cpu_pressure: Steps,
+    /// A share of the time.
+    pub memory_pressure: Steps,
+    /// A share of the time.
+    pub io_pressure: Steps,
+    /// In descriptors.
+    pub open_files: Steps,
+    /// In bytes a second.
+    pub output: Steps,
 }
 
 impl Thresholds {
@@ -146,6 +306,13 @@ impl Thresholds {
             Metric::ProcessMemory => &self.process_memory,
             Metric::CpuTime => &self.cpu_time,
             Metric::Io => &self.io,
+            Metric::Swap => &self.swap,
+            Metric::CpuThrottled => &self.cpu_throttled,
+            Metric::CpuPressure => &self.cpu_pressure,
+            Metric::MemoryPressure => &self.memory_pressure,
+            Metric::IoPressure => &self.io_pressure,
+            Metric::OpenFiles => &self.open_files,
+            Metric::Output => &self.output,
         }
     }
 
@@ -159,6 +326,13 @@ impl Thresholds {
             Metric::ProcessMemory => &mut self.process_memory,
             Metric::CpuTime => &mut self.cpu_time,
             Metric::Io => &mut self.io,
+            Metric::Swap => &mut self.swap,
+            Metric::CpuThrottled => &mut self.cpu_throttled,
+            Metric::CpuPressure => &mut self.cpu_pressure,
+            Metric::MemoryPressure => &mut self.memory_pressure,
+            Metric::IoPressure => &mut self.io_pressure,
+            Metric::OpenFiles => &mut self.open_files,
+            Metric::Output => &mut self.output,
         }
     }
 }
@@ -174,20 +348,30 @@ pub struct Breach {
     pub value: f64,
     /// The threshold of that rung.
     pub limit: f64,
+    /// For how long it had to be reached.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub for_seconds: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 impl std::fmt::Display for Breach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { metric, value, limit, .. } = self;
-        match metric {
-            Metric::Memory | Metric::ProcessMemory => {
-                write!(f, "{metric} {value:.0} bytes reached the limit of {limit:.0}")
+        let Self { metric, value, limit, for_seconds, .. } = self;
+        match metric.unit() {
+            Unit::Bytes => write!(f, "{metric} {value:.0} bytes reached the limit of {limit:.0}"),
+            Unit::BytesPerSecond => write!(f, "{metric} {value:.0} bytes a second reached the limit of {limit:.0}"),
+            Unit::Cores => write!(f, "{metric} {value:.2} cores reached the limit of {limit:.2}"),
+            Unit::Number => write!(f, "{metric} {value:.0} reached the limit of {limit:.0}"),
+            Unit::Seconds => write!(f, "{metric} {value:.1} s reached the limit of {limit:.1} s"),
+            Unit::Share => {
+                write!(f, "{metric} {:.1} % of the time reached the limit of {:.1} %", value * 100.0, limit * 100.0)
             }
-            Metric::Cpu => write!(f, "{metric} {value:.2} cores reached the limit of {limit:.2}"),
-            Metric::Pids => write!(f, "{metric} {value:.0} reached the limit of {limit:.0}"),
-            Metric::Time | Metric::CpuTime => write!(f, "{metric} {value:.1} s reached the limit of {limit:.1} s"),
-            Metric::Io => write!(f, "{metric} {value:.0} bytes a second reached the limit of {limit:.0}"),
-        }
+        }?;
+        if *for_seconds > 0.0 { write!(f, " for {for_seconds} s") } else { Ok(()) }
     }
 }
 
@@ -195,6 +379,8 @@ impl std::fmt::Display for Breach {
 #[derive(Clone, Debug, Default)]
 pub struct Ladder {
     standing: [Option<Rung>; METRICS],
+    /// Since when each rung is reached.
+    since: [[Option<Instant>; 4]; METRICS],
 }
 
 /// A rung is left only when the value has fallen below this share of its threshold, so that a value that trembles
@@ -202,22 +388,42 @@ pub struct Ladder {
 const HYSTERESIS: f64 = 0.95;
 
 impl Ladder {
-    /// Takes one value and answers the rung that it newly reached, if any.
-    pub fn observe(&mut self, thresholds: &Thresholds, metric: Metric, value: f64) -> Option<Breach> {
+    /// Takes one value, of the moment `now`, and answers the rung that it newly reached, if any.
+    pub fn observe(&mut self, thresholds: &Thresholds, metric: Metric, value: f64, now: Instant) -> Option<Breach> {
         let steps = thresholds.of(metric);
+        let reached = self.reached(steps, metric, value, now);
         let standing = &mut self.standing[metric.index()];
-        let reached = steps.reached(value);
-        if reached > *standing {
-            *standing = reached;
-            return reached.and_then(|rung| steps.at(rung).map(|limit| Breach { metric, rung, value, limit }));
+        let rung = reached.map(|(rung, _)| rung);
+        if rung > *standing {
+            *standing = rung;
+            let (rung, step) = reached?;
+            return Some(Breach { metric, rung, value, limit: step.at, for_seconds: step.for_seconds });
         }
-        if reached < *standing {
-            let held = standing.and_then(|rung| steps.at(rung)).is_some_and(|limit| value >= limit * HYSTERESIS);
+        if rung < *standing {
+            let held = standing.and_then(|rung| steps.at(rung)).is_some_and(|step| value >= step.at * HYSTERESIS);
             if !held {
-                *standing = reached;
+                *standing = rung;
             }
         }
         None
+    }
+
+    /// The highest rung that is reached, for as long as it asks for, and where it is.
+    fn reached(&mut self, steps: &Steps, metric: Metric, value: f64, now: Instant) -> Option<(Rung, Step)> {
+        let since = &mut self.since[metric.index()];
+        let mut highest = None;
+        for (rung, step) in steps.set() {
+            let since = &mut since[rung as usize];
+            if value >= step.at {
+                let begun = *since.get_or_insert(now);
+                if now.saturating_duration_since(begun).as_secs_f64() >= step.for_seconds {
+                    highest = Some((rung, step));
+                }
+            } else if value < step.at * HYSTERESIS {
+                *since = None;
+            }
+        }
+        steps.max.filter(|max| value >= max.at).map(|max| (Rung::Stop, max)).or(highest)
     }
 
     /// The highest rung that any metric stands on.
@@ -233,15 +439,20 @@ mod tests {
 
     use super::*;
 
+    fn at(value: f64) -> Option<Step> {
+        Some(value.into())
+    }
+
     fn thresholds() -> Thresholds {
-        let memory = Steps { warn: Some(100.0), throttle: None, freeze: Some(200.0), stop: Some(300.0) };
+        let memory = Steps { warn: at(100.0), throttle: None, freeze: at(200.0), stop: at(300.0), max: None };
         Thresholds { memory, ..Thresholds::default() }
     }
 
     #[test]
     fn each_rung_trips_once_and_again_only_after_it_was_left() {
         let (thresholds, mut ladder) = (thresholds(), Ladder::default());
-        let mut observe = |value| ladder.observe(&thresholds, Metric::Memory, value).map(|breach| breach.rung);
+        let now = Instant::now();
+        let mut observe = |value| ladder.observe(&thresholds, Metric::Memory, value, now).map(|breach| breach.rung);
         assert_eq!(observe(99.0), None);
         assert_eq!(observe(100.0), Some(Rung::Warn));
         assert_eq!(observe(101.0), None);
@@ -256,11 +467,11 @@ mod tests {
     #[test]
     fn metrics_do_not_know_each_other() {
         let mut thresholds = thresholds();
-        thresholds.pids.stop = Some(10.0);
-        let mut ladder = Ladder::default();
-        assert!(ladder.observe(&thresholds, Metric::Memory, 100.0).is_some());
-        assert_eq!(ladder.observe(&thresholds, Metric::Pids, 10.0).unwrap().rung, Rung::Stop);
-        assert!(ladder.observe(&thresholds, Metric::Cpu, 1e9).is_none(), "no threshold, no breach");
+        thresholds.pids.stop = at(10.0);
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        assert!(ladder.observe(&thresholds, Metric::Memory, 100.0, now).is_some());
+        assert_eq!(ladder.observe(&thresholds, Metric::Pids, 10.0, now).unwrap().rung, Rung::Stop);
+        assert!(ladder.observe(&thresholds, Metric::Cpu, 1e9, now).is_none(), "no threshold, no breach");
         assert_eq!(ladder.highest(), Some(Rung::Stop));
     }
 
@@ -271,11 +482,40 @@ mod tests {
             assert_eq!(serde_json::to_value(metric).unwrap(), metric.to_string());
             assert_eq!(metric.index(), index);
             let mut thresholds = Thresholds::default();
-            thresholds.of_mut(metric).stop = Some(1.0);
-            let reached = |other| Ladder::default().observe(&thresholds, other, 1.0).map(|breach| breach.to_string());
+            thresholds.of_mut(metric).stop = at(1.0);
+            let now = Instant::now();
+            let reached =
+                |other| Ladder::default().observe(&thresholds, other, 1.0, now).map(|breach| breach.to_string());
             assert!(reached(metric).unwrap().starts_with(&format!("{metric} 1")));
             assert_eq!(Metric::ALL.into_iter().filter_map(reached).count(), 1);
         }
+    }
+
+    #[test]
+    fn a_sustained_rung_is_reached_only_without_a_pause() {
+        let stop = Some(Step { for_seconds: 30.0, ..Step::at(100.0) });
+        let thresholds =
+            Thresholds { memory: Steps { warn: at(100.0), stop, ..Steps::default() }, ..Thresholds::default() };
+        let (mut ladder, begun) = (Ladder::default(), Instant::now());
+        let mut observe = |seconds, value| {
+            let now = begun + Duration::from_secs(seconds);
+            ladder.observe(&thresholds, Metric::Memory, value, now).map(|breach| breach.rung)
+        };
+        assert_eq!(observe(0, 110.0), Some(Rung::Warn), "that one does not wait");
+        assert_eq!(observe(20, 110.0), None);
+        assert_eq!(observe(25, 96.0), None, "it trembles, and that is no pause");
+        assert_eq!(observe(26, 50.0), None, "a pause");
+        assert_eq!(observe(27, 110.0), Some(Rung::Warn));
+        assert_eq!(observe(56, 110.0), None);
+        assert_eq!(observe(57, 110.0), Some(Rung::Stop));
+        assert_eq!(observe(60, 110.0), None, "once");
+    }
+
+    #[test]
+    fn a_share_of_the_limit_moves_with_it() {
+        let steps = Steps { warn: Some(Step { of_max: true, ..Step::at(0.5) }), stop: at(7.0), ..Steps::default() };
+        assert_eq!(steps.resolved(Some(10.0)), Steps { warn: at(5.0), stop: at(7.0), ..Steps::default() });
+        assert_eq!(steps.resolved(None), Steps { stop: at(7.0), ..Steps::default() });
     }
 
     proptest! {
@@ -285,7 +525,7 @@ mod tests {
             let (thresholds, mut ladder) = (thresholds(), Ladder::default());
             for value in values {
                 let before = ladder.highest();
-                let breach = ladder.observe(&thresholds, Metric::Memory, value);
+                let breach = ladder.observe(&thresholds, Metric::Memory, value, Instant::now());
                 prop_assert_eq!(breach.is_some(), ladder.highest() > before);
                 if let Some(breach) = breach {
                     prop_assert!(value >= breach.limit);

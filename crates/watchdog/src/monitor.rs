@@ -22,12 +22,33 @@ pub struct Reading {
     pub pids: u64,
     /// Bytes read and written since the start by all processes that ever were in the job; `None` where nobody counts them.
     pub io_bytes: Option<u64>,
+    /// Memory that was swapped out, in bytes; `None` where it is not counted.
+    pub swap_bytes: Option<u64>,
+    /// How long its share of the processors was used up since the start; `None` where that is not counted.
+    pub throttled: Option<Duration>,
+    /// How long some of its threads had to wait since the start.
+    pub pressure: Pressure,
+    /// Open descriptors of all its processes; `None` where they were not asked for.
+    pub open_files: Option<u64>,
+    /// Bytes of output written since the start; `None` where it goes where nobody counts it.
+    pub output_bytes: Option<u64>,
     /// How often the kernel ended a process of the job for lack of memory, or refused memory to the whole of it.
     pub oom_kills: u64,
     /// How often the kernel refused memory to one process because of its own limit.
     pub process_memory_refused: u64,
     /// How often the kernel refused a new process because of the limit.
     pub pids_refused: u64,
+}
+
+/// How long some threads of a job had to wait, in all; `None` where it is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// For a processor.
+    pub cpu: Option<Duration>,
+    /// For memory.
+    pub memory: Option<Duration>,
+    /// For input and output.
+    pub io: Option<Duration>,
 }
 
 /// One sample.
@@ -41,6 +62,18 @@ pub struct Sample {
     pub memory_bytes: u64,
     /// Processes.
     pub processes: u64,
+    /// Memory that was swapped out, in bytes; absent where it is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_bytes: Option<u64>,
+    /// Bytes read and written so far; absent where they are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_bytes: Option<u64>,
+    /// The share of the last [`WINDOW`] in which its share of the processors was used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttled: Option<f64>,
+    /// The share of the last [`WINDOW`] in which some of its threads waited for memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_pressure: Option<f64>,
 }
 
 /// The highest values seen.
@@ -70,10 +103,7 @@ pub struct ResourceMonitor {
     thresholds: Thresholds,
     ladder: Ladder,
     history: VecDeque<Sample>,
-    /// CPU time in seconds.
-    cpu: Window,
-    /// Bytes read and written.
-    io: Window,
+    rates: Rates,
     last: Reading,
     peak: Peak,
 }
@@ -86,8 +116,7 @@ impl ResourceMonitor {
             thresholds,
             ladder: Ladder::default(),
             history: VecDeque::with_capacity(HISTORY),
-            cpu: Window::new(),
-            io: Window::new(),
+            rates: Rates::new(),
             last: Reading::default(),
             peak: Peak::default(),
         }
@@ -95,32 +124,22 @@ impl ResourceMonitor {
 
     /// Takes one reading. Answers the breach that it causes, the gravest if there are several.
     pub fn observe(&mut self, now: Instant, reading: Reading) -> Option<Breach> {
-        let sample = self.sample(now, &reading);
+        let mut sample = self.sample(now, &reading);
+        let rates = self.rates.observe(now, &reading);
+        (sample.cpu_throttled, sample.memory_pressure) = (rates.throttled, rates.memory_pressure);
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
         self.history.push_back(sample);
         self.note_peak(&sample, &reading);
-        let cpu_seconds = reading.cpu.as_secs_f64();
-        let cores = self.cpu.rate(now, cpu_seconds);
-        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
-        let whole = |number: u64| number as f64;
-        let io = reading.io_bytes.and_then(|bytes| self.io.rate(now, whole(bytes)));
         let kernel = self.kernel_breach(&reading);
         self.last = reading;
-        let observed = [
-            (Metric::Memory, Some(whole(reading.memory_bytes))),
-            (Metric::Cpu, cores),
-            (Metric::Pids, Some(whole(reading.pids))),
-            (Metric::Time, Some(sample.at_seconds)),
-            (Metric::ProcessMemory, Some(whole(reading.process_memory_bytes))),
-            (Metric::CpuTime, Some(cpu_seconds)),
-            (Metric::Io, io),
-        ];
         let (thresholds, ladder) = (&self.thresholds, &mut self.ladder);
-        let breaches =
-            observed.into_iter().filter_map(|(metric, value)| ladder.observe(thresholds, metric, value?)).chain(kernel);
-        breaches.max_by_key(|breach| breach.rung)
+        let breaches = Metric::ALL.into_iter().filter_map(|metric| {
+            let value = value_of(metric, &reading, &sample, &rates)?;
+            ladder.observe(thresholds, metric, value, now)
+        });
+        breaches.chain(kernel).max_by_key(|breach| breach.rung)
     }
 
     fn note_peak(&mut self, sample: &Sample, reading: &Reading) {
@@ -137,8 +156,8 @@ impl ResourceMonitor {
         use crate::ladder::Rung;
         #[expect(clippy::cast_precision_loss, reason = "shown to a person")]
         let breach = |metric, value: u64| {
-            let limit = self.thresholds.of(metric).stop?;
-            Some(Breach { metric, rung: Rung::Stop, value: (value as f64).max(limit), limit })
+            let limit = self.thresholds.of(metric).top()?.at;
+            Some(Breach { metric, rung: Rung::Stop, value: (value as f64).max(limit), limit, for_seconds: 0.0 })
         };
         if reading.oom_kills > self.last.oom_kills {
             return breach(Metric::Memory, self.peak.memory_bytes);
@@ -153,7 +172,7 @@ impl ResourceMonitor {
     }
 
     fn sample(&self, now: Instant, reading: &Reading) -> Sample {
-        let since = self.cpu.last().unwrap_or(self.started);
+        let since = self.rates.cpu.last().unwrap_or(self.started);
         let elapsed = now.saturating_duration_since(since).as_secs_f64();
         let used = reading.cpu.saturating_sub(self.last.cpu).as_secs_f64();
         Sample {
@@ -161,6 +180,10 @@ impl ResourceMonitor {
             cpu_cores: if elapsed > 0.0 { used / elapsed } else { 0.0 },
             memory_bytes: reading.memory_bytes,
             processes: reading.pids,
+            swap_bytes: reading.swap_bytes,
+            io_bytes: reading.io_bytes,
+            cpu_throttled: None,
+            memory_pressure: None,
         }
     }
 
@@ -193,6 +216,83 @@ impl ResourceMonitor {
     /// When the job was started.
     pub fn started(&self) -> Instant {
         self.started
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
+fn whole(number: u64) -> f64 {
+    number as f64
+}
+
+/// What is compared with the thresholds of `metric`; `None` where it is not known, or not yet.
+fn value_of(metric: Metric, reading: &Reading, sample: &Sample, rates: &Averages) -> Option<f64> {
+    match metric {
+        Metric::Memory => Some(whole(reading.memory_bytes)),
+        Metric::Cpu => rates.cpu,
+        Metric::Pids => Some(whole(reading.pids)),
+        Metric::Time => Some(sample.at_seconds),
+        Metric::ProcessMemory => Some(whole(reading.process_memory_bytes)),
+        Metric::CpuTime => Some(reading.cpu.as_secs_f64()),
+        Metric::Io => rates.io,
+        Metric::Swap => reading.swap_bytes.map(whole),
+        Metric::CpuThrottled => rates.throttled,
+        Metric::CpuPressure => rates.cpu_pressure,
+        Metric::MemoryPressure => rates.memory_pressure,
+        Metric::IoPressure => rates.io_pressure,
+        Metric::OpenFiles => reading.open_files.map(whole),
+        Metric::Output => rates.output,
+    }
+}
+
+/// What only grows, to tell how fast.
+#[derive(Debug)]
+struct Rates {
+    cpu: Window,
+    io: Window,
+    throttled: Window,
+    cpu_pressure: Window,
+    memory_pressure: Window,
+    io_pressure: Window,
+    output: Window,
+}
+
+/// How fast it has grown over the last [`WINDOW`].
+struct Averages {
+    cpu: Option<f64>,
+    io: Option<f64>,
+    throttled: Option<f64>,
+    cpu_pressure: Option<f64>,
+    memory_pressure: Option<f64>,
+    io_pressure: Option<f64>,
+    output: Option<f64>,
+}
+
+impl Rates {
+    /// Their room is allocated here, once.
+    fn new() -> Self {
+        let new = Window::new;
+        Self {
+            cpu: new(),
+            io: new(),
+            throttled: new(),
+            cpu_pressure: new(),
+            memory_pressure: new(),
+            io_pressure: new(),
+            output: new(),
+        }
+    }
+
+    fn observe(&mut self, now: Instant, reading: &Reading) -> Averages {
+        let share = |window: &mut Window, stalled: Option<Duration>| window.rate(now, stalled?.as_secs_f64());
+        Averages {
+            cpu: share(&mut self.cpu, Some(reading.cpu)),
+            io: reading.io_bytes.and_then(|bytes| self.io.rate(now, whole(bytes))),
+            throttled: share(&mut self.throttled, reading.throttled),
+            cpu_pressure: share(&mut self.cpu_pressure, reading.pressure.cpu),
+            memory_pressure: share(&mut self.memory_pressure, reading.pressure.memory),
+            io_pressure: share(&mut self.io_pressure, reading.pressure.io),
+            output: reading.output_bytes.and_then(|bytes| self.output.rate(now, whole(bytes))),
+        }
     }
 }
 
@@ -235,7 +335,7 @@ mod tests {
 
     #[test]
     fn cpu_is_judged_over_its_window_and_not_by_a_burst() {
-        let stop = Steps { stop: Some(0.8), ..Steps::default() };
+        let stop = Steps { stop: Some(0.8.into()), ..Steps::default() };
         let mut monitor = ResourceMonitor::new(Thresholds { cpu: stop, ..Thresholds::default() });
         let mut cpu = 0.0;
         let mut tripped = None;
@@ -255,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_kernel_oom_kill_is_a_breach_even_when_no_sample_showed_it() {
-        let stop = Steps { stop: Some(1000.0), ..Steps::default() };
+        let stop = Steps { stop: Some(1000.0.into()), ..Steps::default() };
         let mut monitor = ResourceMonitor::new(Thresholds { memory: stop, ..Thresholds::default() });
         assert!(monitor.observe(at(&monitor, 0.1), Reading { memory_bytes: 10, ..Reading::default() }).is_none());
         let killed = Reading { memory_bytes: 5, oom_kills: 1, ..Reading::default() };
@@ -266,7 +366,7 @@ mod tests {
 
     #[test]
     fn memory_refused_to_one_process_is_a_breach_of_its_own_limit() {
-        let stop = Steps { stop: Some(1000.0), ..Steps::default() };
+        let stop = Steps { stop: Some(1000.0.into()), ..Steps::default() };
         let mut monitor = ResourceMonitor::new(Thresholds { process_memory: stop, ..Thresholds::default() });
         let small = Reading { memory_bytes: 5000, process_memory_bytes: 999, ..Reading::default() };
         assert!(monitor.observe(at(&monitor, 0.1), small).is_none(), "together they may have more");
@@ -279,7 +379,7 @@ mod tests {
 
     #[test]
     fn cpu_time_is_counted_over_the_whole_run() {
-        let stop = Steps { stop: Some(2.0), ..Steps::default() };
+        let stop = Steps { stop: Some(2.0.into()), ..Steps::default() };
         let mut monitor = ResourceMonitor::new(Thresholds { cpu_time: stop, ..Thresholds::default() });
         let mut used = |at_seconds: f64, cpu: u64| {
             let reading = Reading { cpu: Duration::from_millis(cpu), ..Reading::default() };
@@ -291,7 +391,7 @@ mod tests {
 
     #[test]
     fn io_is_judged_over_its_window_and_only_where_it_is_counted() {
-        let stop = Steps { stop: Some(1000.0), ..Steps::default() };
+        let stop = Steps { stop: Some(1000.0.into()), ..Steps::default() };
         let tripped = |counted: bool| {
             let mut monitor = ResourceMonitor::new(Thresholds { io: stop, ..Thresholds::default() });
             (1..=200_u32).find(|tick| {

@@ -9,7 +9,7 @@ use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
 use estop_watchdog::guardian::wire::{Listing, Status};
 use estop_watchdog::job::Limits;
-use estop_watchdog::ladder::{Metric, Steps, Thresholds};
+use estop_watchdog::ladder::{Metric, Step, Thresholds, Unit};
 use estop_watchdog::latch::Latched;
 use estop_watchdog::registry::{JobDir, RunDir};
 use serde_json::{Map, Value, json};
@@ -156,18 +156,24 @@ pub(super) fn limits(limits: &Limits) -> Value {
     })
 }
 
-/// Thresholds as the contract names quantities: those that are set.
+/// Thresholds as the contract names quantities: those that are set. What is a share of its limit, or has to last, is an object.
 pub(super) fn thresholds(thresholds: &Thresholds) -> Value {
-    let steps = |metric| {
-        let Steps { warn, throttle, freeze, stop } = *thresholds.of(metric);
-        let set = [("warn", warn), ("throttle", throttle), ("freeze", freeze), ("stop", stop)];
-        set.into_iter().filter_map(|(rung, value)| Some((rung.to_owned(), json!(value?)))).collect::<Map<_, _>>()
+    let step = |step: Step| match step {
+        Step { at, of_max: false, for_seconds: 0.0 } => json!(at),
+        Step { at, of_max, for_seconds } => json!({"at": at, "of_max": of_max, "for_seconds": for_seconds}),
     };
-    json!({
-        "memory_bytes": steps(Metric::Memory), "cpu_cores": steps(Metric::Cpu), "pids": steps(Metric::Pids),
-        "time_seconds": steps(Metric::Time), "process_memory_bytes": steps(Metric::ProcessMemory),
-        "cpu_time_seconds": steps(Metric::CpuTime), "io_bytes": steps(Metric::Io),
-    })
+    let steps = |metric: Metric| {
+        let name = match metric.unit() {
+            Unit::Bytes | Unit::BytesPerSecond => format!("{}_bytes", metric.key()),
+            Unit::Cores => format!("{}_cores", metric.key()),
+            Unit::Seconds => format!("{}_seconds", metric.key()),
+            Unit::Share => format!("{}_share", metric.key()),
+            Unit::Number => metric.key().to_owned(),
+        };
+        let set = thresholds.of(metric).set().map(|(rung, at)| (rung.key().to_owned(), step(at)));
+        (name, Value::Object(set.collect()))
+    };
+    Value::Object(Metric::ALL.into_iter().map(steps).collect())
 }
 
 fn text(answer: &Value, output: &Output) -> String {

@@ -188,10 +188,80 @@ impl fmt::Display for Period {
     }
 }
 
+/// A number of things: of processes, of descriptors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Count(u64);
+
+const COUNT_HINT: &str = "write a whole number";
+
+impl Count {
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for Count {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl FromStr for Count {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        text.trim().parse().map(Self).map_err(|_| UnitError::new(format!("\"{text}\" is no number"), COUNT_HINT))
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// A share of the time in percent: `"20%"`, or a number up to 100.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub struct Percent(f64);
+
+const PERCENT_HINT: &str = "shares go from 0 to 100 percent: write \"20%\" or 20 for a fifth";
+
+impl Percent {
+    /// As a share of one.
+    pub fn share(self) -> f64 {
+        self.0 / 100.0
+    }
+
+    fn checked(percent: f64) -> Result<Self, UnitError> {
+        if (0.0..=100.0).contains(&percent) {
+            return Ok(Self(percent));
+        }
+        Err(UnitError::new(format!("{percent} is no share"), PERCENT_HINT))
+    }
+}
+
+impl FromStr for Percent {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let number = text.trim();
+        let number = number.strip_suffix('%').unwrap_or(number).trim_end();
+        let percent = number.parse().map_err(|_| UnitError::new(format!("\"{text}\" is no share"), PERCENT_HINT))?;
+        Self::checked(percent)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}%", self.0)
+    }
+}
+
 struct Written<T>(std::marker::PhantomData<T>);
 
-/// What the three have in common when they are read.
-trait Unit: Sized + FromStr<Err = UnitError> {
+/// What they have in common when they are read.
+pub(super) trait Unit: Sized + FromStr<Err = UnitError> {
     const EXPECTED: &'static str;
     fn from_integer(number: i128) -> Result<Self, UnitError>;
     fn from_float(number: f64) -> Result<Self, UnitError>;
@@ -236,6 +306,34 @@ impl Unit for Period {
     }
 }
 
+impl Unit for Count {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_integer(number: i128) -> Result<Self, UnitError> {
+        let number = u64::try_from(number).map_err(|_| {
+            UnitError::new(format!("a number of things can't be negative or endless, as {number} is"), COUNT_HINT)
+        })?;
+        Ok(Self(number))
+    }
+
+    fn from_float(number: f64) -> Result<Self, UnitError> {
+        Err(UnitError::new(format!("{number} is no whole number"), COUNT_HINT))
+    }
+}
+
+impl Unit for Percent {
+    const EXPECTED: &'static str = "a share of the time in percent, such as \"20%\" or 20";
+
+    #[expect(clippy::cast_precision_loss, reason = "what is large enough to lose precision is refused as too large")]
+    fn from_integer(number: i128) -> Result<Self, UnitError> {
+        Self::checked(number as f64)
+    }
+
+    fn from_float(number: f64) -> Result<Self, UnitError> {
+        Self::checked(number)
+    }
+}
+
 impl<T: Unit> Visitor<'_> for Written<T> {
     type Value = T;
 
@@ -264,11 +362,16 @@ impl<T: Unit> Visitor<'_> for Written<T> {
     }
 }
 
+/// Reads a text, or a number where the unit allows it.
+pub(super) fn read<'de, T: Unit, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    deserializer.deserialize_any(Written(std::marker::PhantomData))
+}
+
 macro_rules! written {
     ($type:ident, $schema:tt) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Written(std::marker::PhantomData))
+                read(deserializer)
             }
         }
 
@@ -299,6 +402,17 @@ written!(CpuPercent, {
     "description": "A share of the processors in percent, 100 being one core: \"150%\", or a number.",
     "type": ["string", "number"],
     "minimum": 0
+});
+written!(Count, {
+    "description": "A whole number.",
+    "type": ["string", "integer"],
+    "minimum": 0
+});
+written!(Percent, {
+    "description": "A share of the time in percent: \"20%\", or a number.",
+    "type": ["string", "number"],
+    "minimum": 0,
+    "maximum": 100
 });
 written!(Period, {
     "description": "A length of time: \"250ms\", \"10s\", \"5m\", \"1h 30m\", \"30d\".",

@@ -8,8 +8,9 @@ use estop_watchdog::job::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rung::Rung;
 use super::stop::StopStep;
-use super::units::{Command, CpuPercent, Period, Size};
+use super::units::{Command, Count, CpuPercent, Percent, Period, Size, Unit};
 
 /// A program that estop runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -200,7 +201,7 @@ pub struct Limits {
     pub cpu: Ladder<CpuPercent>,
     /// On processes and threads.
     #[serde(default)]
-    pub pids: Ladder<u64>,
+    pub pids: Ladder<Count>,
     /// On the run time.
     #[serde(default)]
     pub time: Ladder<Period>,
@@ -213,21 +214,42 @@ pub struct Limits {
     /// On what it reads and writes in a second.
     #[serde(default)]
     pub io: Ladder<Size>,
+    /// On memory that was swapped out.
+    #[serde(default)]
+    pub swap: Ladder<Size>,
+    /// On the share of the time in which its `cpu_max` was used up.
+    #[serde(default)]
+    pub cpu_throttled: Ladder<Percent>,
+    /// On the share of the time in which some of its threads waited for a processor.
+    #[serde(default)]
+    pub cpu_pressure: Ladder<Percent>,
+    /// On the share of the time in which some of its threads waited for memory.
+    #[serde(default)]
+    pub memory_pressure: Ladder<Percent>,
+    /// On the share of the time in which some of its threads waited for input and output.
+    #[serde(default)]
+    pub io_pressure: Ladder<Percent>,
+    /// On the open descriptors of all its processes.
+    #[serde(default)]
+    pub open_files: Ladder<Count>,
+    /// On what it writes to its output in a second.
+    #[serde(default)]
+    pub output: Ladder<Size>,
 }
 
 /// The values at which each rung is reached. They may not fall.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(serialize = "T: std::fmt::Display", deserialize = "T: Unit"))]
 #[schemars(rename = "{T}Ladder")]
 pub struct Ladder<T> {
     /// Say so.
-    pub warn: Option<T>,
+    pub warn: Option<Rung<T>>,
     /// Slow it down.
-    pub throttle: Option<T>,
+    pub throttle: Option<Rung<T>>,
     /// Make it stand still.
-    pub freeze: Option<T>,
+    pub freeze: Option<Rung<T>>,
     /// Stop it, as `on_breach` says.
-    pub stop: Option<T>,
+    pub stop: Option<Rung<T>>,
 }
 
 impl<T> Default for Ladder<T> {
@@ -238,7 +260,7 @@ impl<T> Default for Ladder<T> {
 
 impl<T: Copy> Ladder<T> {
     /// The rungs that are set, lowest first, with their names.
-    pub fn rungs(&self) -> impl Iterator<Item = (&'static str, T)> + use<T> {
+    pub fn rungs(&self) -> impl Iterator<Item = (&'static str, Rung<T>)> + use<T> {
         [("warn", self.warn), ("throttle", self.throttle), ("freeze", self.freeze), ("stop", self.stop)]
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| (name, value)))

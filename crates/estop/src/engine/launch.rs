@@ -130,6 +130,7 @@ impl Launch<'_> {
                 program: self.program(environment, account),
                 limits: limits(workload),
                 containment: self.containment(stores),
+                output_counted: self.process_group.is_none(),
                 secrets_dir,
             },
             run_dir: run_dir.path().to_owned(),
@@ -344,19 +345,28 @@ pub fn thresholds(limits: &config::Limits) -> Thresholds {
     Thresholds {
         memory: steps(limits.memory, bytes),
         cpu: steps(limits.cpu, config::CpuPercent::cores),
-        pids: steps(limits.pids, whole),
+        pids: steps(limits.pids, |count| whole(count.number())),
         time: steps(limits.time, seconds),
         process_memory: steps(limits.process_memory, bytes),
         cpu_time: steps(limits.cpu_time, seconds),
         io: steps(limits.io, bytes),
+        swap: steps(limits.swap, bytes),
+        cpu_throttled: steps(limits.cpu_throttled, config::Percent::share),
+        cpu_pressure: steps(limits.cpu_pressure, config::Percent::share),
+        memory_pressure: steps(limits.memory_pressure, config::Percent::share),
+        io_pressure: steps(limits.io_pressure, config::Percent::share),
+        open_files: steps(limits.open_files, |count| whole(count.number())),
+        output: steps(limits.output, bytes),
     }
 }
 
-fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64) -> Steps {
+fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64 + Copy) -> Steps {
+    let step = |rung: config::Rung<T>| rung.step(value);
     Steps {
-        warn: ladder.warn.map(&value),
-        throttle: ladder.throttle.map(&value),
-        freeze: ladder.freeze.map(&value),
-        stop: ladder.stop.map(&value),
+        warn: ladder.warn.map(step),
+        throttle: ladder.throttle.map(step),
+        freeze: ladder.freeze.map(step),
+        stop: ladder.stop.map(step),
+        max: None,
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Log {
     max_bytes: u64,
     /// Up to where it was given back.
     begin: u64,
+    /// How much stood before what is at the file's beginning now, if it was moved there.
+    moved: u64,
 }
 
 impl Log {
@@ -31,7 +33,12 @@ impl Log {
     pub(super) fn open(spec: &LogSpec) -> Option<Self> {
         let file = platform::open_log(&spec.path).ok()?;
         let begin = platform::first_data(&file);
-        Some(Self { file, max_bytes: spec.max_bytes, begin })
+        Some(Self { file, max_bytes: spec.max_bytes, begin, moved: 0 })
+    }
+
+    /// How many bytes were written to it since it was opened here, and what it held then.
+    pub(super) fn written(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|found| found.len() + self.moved)
     }
 
     /// Gives the older half back if there is too much. What is written meanwhile goes on where it was: the file's length stays,
@@ -49,7 +56,7 @@ impl Log {
             // A filesystem without holes.
             Err(_) => {
                 if move_to_front(&self.file, begin, self.max_bytes).is_ok() {
-                    self.begin = 0;
+                    (self.begin, self.moved) = (0, self.moved + begin);
                 }
             }
         }

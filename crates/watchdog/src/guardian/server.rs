@@ -264,7 +264,8 @@ impl Server {
         if let Some(log) = &mut self.prepared.log {
             log.bound();
         }
-        let breach = self.prepared.job.sample();
+        let written = self.prepared.log.as_ref().and_then(Log::written);
+        let breach = self.prepared.job.sample(written);
         let cost = before.elapsed();
         if let Some(breach) = breach {
             self.breached(breach);

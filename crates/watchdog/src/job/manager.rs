@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId};
-use crate::ladder::{Breach, Thresholds};
-use crate::monitor::{ResourceMonitor, Sample};
+use crate::ladder::{Breach, Metric, Thresholds};
+use crate::monitor::{Reading, ResourceMonitor, Sample};
 use crate::stop::{Category, Phases, StopReport};
 use crate::{Error, Result};
 
@@ -42,7 +42,7 @@ impl JobObjectManager {
         let mut job = super::linux::LinuxJob::create(&spec)?;
         #[cfg(windows)]
         let mut job = super::windows::WindowsJob::create(&spec)?;
-        match effective(&job, &spec.limits, &thresholds) {
+        match effective(&job, &spec, &spec.limits, &thresholds) {
             Ok(effective) => {
                 Ok(Self { spec, job: Box::new(job), monitor: ResourceMonitor::new(effective), frozen: false })
             }
@@ -100,8 +100,10 @@ impl JobObjectManager {
     }
 
     /// Takes a sample. Answers the breach that it causes.
-    pub fn sample(&mut self) -> Option<Breach> {
-        let reading = self.job.read(self.monitor.thresholds());
+    ///
+    /// `output_bytes` is what it has written so far, where somebody counts it.
+    pub fn sample(&mut self, output_bytes: Option<u64>) -> Option<Breach> {
+        let reading = Reading { output_bytes, ..self.job.read(self.monitor.thresholds()) };
         self.monitor.observe(Instant::now(), reading)
     }
 
@@ -123,7 +125,7 @@ impl JobObjectManager {
     pub fn set_limits(&mut self, limits: Limits, thresholds: Thresholds) -> Result<()> {
         let changed =
             self.job.set_limits(&limits).map_err(|source| Error::System { action: "change the limits", source });
-        match changed.and_then(|()| effective(self.job.as_ref(), &limits, &thresholds)) {
+        match changed.and_then(|()| effective(self.job.as_ref(), &self.spec, &limits, &thresholds)) {
             Ok(effective) => {
                 self.spec.limits = limits;
                 self.monitor.set_thresholds(effective);
@@ -237,8 +239,12 @@ impl JobObjectManager {
 ///
 /// # Errors
 /// [`Error::Unenforceable`]: a limit must not be taken for one that holds.
-fn effective(job: &dyn Job, limits: &Limits, thresholds: &Thresholds) -> Result<Thresholds> {
+fn effective(job: &dyn Job, spec: &JobSpec, limits: &Limits, thresholds: &Thresholds) -> Result<Thresholds> {
     let effective = limits.on_top_of(thresholds, job.enforced());
+    if !spec.output_counted && !effective.output.is_empty() {
+        let reason = "in the foreground it writes to its caller's own streams";
+        return Err(Error::Unenforceable { limit: Metric::Output.key(), reason });
+    }
     match job.unenforceable(limits, &effective) {
         None => Ok(effective),
         Some((limit, reason)) => Err(Error::Unenforceable { limit, reason }),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Enforced, Tier};
-use crate::ladder::{Steps, Thresholds};
+use crate::ladder::{Metric, Step, Steps, Thresholds};
 
 /// A string of the operating system, which need not be Unicode: its bytes on Unix, its UTF-16 in little endian on Windows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,14 +151,26 @@ impl Limits {
         zero.into_iter().find_map(|(name, zero)| zero.then_some(name))
     }
 
-    /// `thresholds` with the limits as their top rungs, where those are lower. A rate that the kernel enforces slows the job
+    /// `thresholds` with the limits on top of them, and shares of the limits turned into values. A rate that the kernel enforces slows the job
     /// down and is never breached.
     pub(crate) fn on_top_of(&self, thresholds: &Thresholds, enforced: Enforced) -> Thresholds {
-        let mut thresholds = *thresholds;
-        let cap =
-            |steps: &mut Steps, limit: Option<f64>| steps.stop = steps.stop.into_iter().chain(limit).reduce(f64::min);
         #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
         let whole = |number: u64| number as f64;
+        let mut thresholds = *thresholds;
+        for metric in Metric::ALL {
+            let max = match metric {
+                Metric::Memory => self.memory_max.map(whole),
+                Metric::Cpu => self.cpu_max,
+                Metric::Pids => self.pids_max.map(whole),
+                Metric::Time => self.time_max.map(|time| time.as_secs_f64()),
+                Metric::ProcessMemory => self.process_memory_max.map(whole),
+                Metric::CpuTime => self.cpu_time_max.map(|time| time.as_secs_f64()),
+                Metric::Io => self.io_max.map(whole),
+                _ => None,
+            };
+            *thresholds.of_mut(metric) = thresholds.of(metric).resolved(max);
+        }
+        let cap = |steps: &mut Steps, limit: Option<f64>| steps.max = limit.map(Step::at);
         cap(&mut thresholds.memory, self.memory_max.map(whole));
         cap(&mut thresholds.process_memory, self.process_memory_max.map(whole));
         // The limit itself may be used up; the one that would exceed it is the breach.
@@ -218,6 +230,9 @@ pub struct JobSpec {
     pub limits: Limits,
     /// How it is contained.
     pub containment: Containment,
+    /// Whether somebody counts what it writes to its standard output and error.
+    #[serde(default)]
+    pub output_counted: bool,
     /// The directory of its secret files, if it has any. It stays visible inside a covered directory.
     pub secrets_dir: Option<PathBuf>,
 }
@@ -244,21 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_the_top_rung_where_it_is_lower() {
-        let at = |stop| Steps { stop: Some(stop), warn: Some(1.0), ..Steps::default() };
-        let ladder =
-            Thresholds { memory: at(900.0), process_memory: at(101.0), cpu_time: at(6.0), ..Thresholds::default() };
+    fn limits_stand_on_top_of_the_ladder() {
+        let at = |stop: f64| Steps { stop: Some(stop.into()), warn: Some(1.0.into()), ..Steps::default() };
+        let half = Steps { warn: Some(Step { of_max: true, ..Step::at(0.5) }), ..Steps::default() };
+        let ladder = Thresholds { memory: at(900.0), process_memory: half, ..Thresholds::default() };
         let thresholds = all().on_top_of(&ladder, Enforced::default());
-        assert_eq!(
-            (thresholds.memory, thresholds.process_memory, thresholds.cpu_time),
-            (at(900.0), at(100.0), at(5.0))
-        );
-        assert_eq!((thresholds.pids.stop, thresholds.time.stop), (Some(11.0), Some(20.0)));
-        assert_eq!(
-            (thresholds.cpu.stop, thresholds.io.stop),
-            (Some(2.0 * RATE_TOLERANCE), Some(4000.0 * RATE_TOLERANCE))
-        );
-        assert_eq!(Limits::default().on_top_of(&ladder, Enforced::default()), ladder);
+        assert_eq!(thresholds.memory, Steps { max: Some(1000.0.into()), ..at(900.0) });
+        assert_eq!(thresholds.process_memory.warn, Some(50.0.into()));
+        let tops = [Metric::ProcessMemory, Metric::Pids, Metric::Time, Metric::CpuTime, Metric::Cpu, Metric::Io]
+            .map(|metric| thresholds.of(metric).max.unwrap().at);
+        assert_eq!(format!("{tops:?}"), "[100.0, 11.0, 20.0, 5.0, 2.1, 4200.0]");
+        let none = Limits::default().on_top_of(&ladder, Enforced::default());
+        assert_eq!((none.memory, none.process_memory), (at(900.0), Steps::default()), "a share of no limit is none");
     }
 
     /// A rate that the kernel keeps is never exceeded; what it refuses beyond a limit is a breach.
@@ -267,9 +279,9 @@ mod tests {
         let enforced =
             Enforced { memory: true, cpu: true, pids: true, process_memory: true, cpu_weight: true, io: true };
         let thresholds = all().on_top_of(&Thresholds::default(), enforced);
-        assert_eq!((thresholds.cpu.stop, thresholds.io.stop), (None, None));
-        assert_eq!((thresholds.memory.stop, thresholds.process_memory.stop), (Some(1000.0), Some(100.0)));
-        assert_eq!(thresholds.cpu_time.stop, Some(5.0), "nothing but the monitor counts it");
+        assert_eq!((thresholds.cpu.max, thresholds.io.max), (None, None));
+        assert_eq!((thresholds.memory.max, thresholds.process_memory.max), (Some(1000.0.into()), Some(100.0.into())));
+        assert_eq!(thresholds.cpu_time.max, Some(5.0.into()), "nothing but the monitor counts it");
     }
 
     #[test]

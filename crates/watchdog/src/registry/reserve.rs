@@ -128,6 +128,7 @@ mod tests {
                 rung: Rung::Throttle,
                 value: -f64::MIN_POSITIVE,
                 limit: -f64::MIN_POSITIVE,
+                for_seconds: -f64::MIN_POSITIVE,
             }),
             reason: "long".repeat(1000),
             report: None,

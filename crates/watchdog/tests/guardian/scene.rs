@@ -66,6 +66,7 @@ impl Scene {
             },
             limits: Limits::default(),
             containment: Containment::default(),
+            output_counted: false,
             secrets_dir: None,
         };
         GuardianSpec {

@@ -63,6 +63,7 @@ impl Scene {
             },
             limits,
             containment: Containment::default(),
+            output_counted: false,
             secrets_dir: None,
         }
     }

@@ -212,6 +212,7 @@ impl Keeper {
             program,
             limits,
             containment: housing.containment(),
+            output_counted: false,
             secrets_dir: None,
         };
         GuardianSpec {

@@ -61,6 +61,7 @@ fn spec(site: &Site, limits: Limits) -> JobSpec {
         program: Program::default(),
         limits,
         containment: Containment::default(),
+        output_counted: false,
         secrets_dir: None,
     }
 }

@@ -1,12 +1,15 @@
 //! `KEY=VALUE` of `estop limit set`.
 
-use estop_watchdog::job::{CPU_WEIGHTS, Limits};
-use estop_watchdog::ladder::{Metric, Steps, Thresholds};
+use std::str::FromStr;
 
-use crate::config::{CpuPercent, Period, Size};
+use estop_watchdog::job::{CPU_WEIGHTS, Limits};
+use estop_watchdog::ladder::{Metric, Rung, Step, Steps, Thresholds, Unit};
+
+use crate::config::units::UnitError;
+use crate::config::{self, Count, CpuPercent, Percent, Period, Size};
 use crate::failure::{Failure, Result};
 
-const HINT: &str = "write memory_max, cpu_max, pids_max, time_max, process_memory_max, cpu_weight, cpu_time_max or io_max, or METRIC.RUNG (memory, cpu, pids, time, process_memory, cpu_time, io; warn, throttle, freeze, stop), then = and the value, or `none`";
+const HINT: &str = "write memory_max, cpu_max, pids_max, time_max, process_memory_max, cpu_weight, cpu_time_max or io_max, or METRIC.RUNG (as in [workload.NAME.limits]: memory.warn, cpu.stop, …), then = and the value (for a rung also `80% of max`, and ` for 30s` behind it), or `none`";
 
 /// Applies one assignment.
 ///
@@ -28,17 +31,13 @@ pub(super) fn apply(limits: &mut Limits, thresholds: &mut Thresholds, assignment
         key => {
             let (metric, rung) = key.split_once('.').ok_or_else(wrong)?;
             // Written as in the configuration.
-            let named = |known: &Metric| known.to_string().replace('-', "_") == metric;
-            let metric = Metric::ALL.into_iter().find(named).ok_or_else(wrong)?;
-            let number = number(metric, value)?;
-            *rung_of(thresholds.of_mut(metric), rung).ok_or_else(wrong)? = number;
+            let metric = Metric::ALL.into_iter().find(|known| known.key() == metric).ok_or_else(wrong)?;
+            let rung = Rung::ALL.into_iter().find(|known| known.key() == rung).ok_or_else(wrong)?;
+            *thresholds.of_mut(metric).at_mut(rung) = step(metric, value)?;
             refuse_disorder(thresholds.of(metric), assignment)?;
         }
     }
-    let reached = Metric::ALL.into_iter().any(|metric| {
-        let Steps { warn, throttle, freeze, stop } = *thresholds.of(metric);
-        [warn, throttle, freeze, stop].contains(&Some(0.0))
-    });
+    let reached = Metric::ALL.into_iter().any(|metric| thresholds.of(metric).set().any(|(_, step)| step.at <= 0.0));
     if limits.zero().is_some() || reached {
         return Err(Failure::usage(
             format!("{assignment:?} would leave nothing to run with"),
@@ -64,29 +63,28 @@ fn weight(value: Option<&str>) -> Result<Option<u32>> {
     }
 }
 
+/// As the configuration writes a rung.
 #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
-fn number(metric: Metric, value: Option<&str>) -> Result<Option<f64>> {
-    Ok(match metric {
-        Metric::Memory | Metric::ProcessMemory | Metric::Io => parse::<Size>(value)?.map(|size| size.bytes() as f64),
-        Metric::Cpu => parse::<CpuPercent>(value)?.map(CpuPercent::cores),
-        Metric::Pids => parse::<u64>(value)?.map(|pids| pids as f64),
-        Metric::Time | Metric::CpuTime => parse::<Period>(value)?.map(|time| time.duration().as_secs_f64()),
-    })
-}
-
-fn rung_of<'a>(steps: &'a mut Steps, rung: &str) -> Option<&'a mut Option<f64>> {
-    match rung {
-        "warn" => Some(&mut steps.warn),
-        "throttle" => Some(&mut steps.throttle),
-        "freeze" => Some(&mut steps.freeze),
-        "stop" => Some(&mut steps.stop),
-        _ => None,
+fn step(metric: Metric, value: Option<&str>) -> Result<Option<Step>> {
+    fn read<T: FromStr<Err = UnitError> + Copy>(
+        value: Option<&str>,
+        number: impl Fn(T) -> f64,
+    ) -> Result<Option<Step>> {
+        Ok(parse::<config::Rung<T>>(value)?.map(|rung| rung.step(number)))
+    }
+    match metric.unit() {
+        Unit::Bytes | Unit::BytesPerSecond => read(value, |size: Size| size.bytes() as f64),
+        Unit::Cores => read(value, CpuPercent::cores),
+        Unit::Number => read(value, |count: Count| count.number() as f64),
+        Unit::Seconds => read(value, |time: Period| time.duration().as_secs_f64()),
+        Unit::Share => read(value, Percent::share),
     }
 }
 
 fn refuse_disorder(steps: &Steps, assignment: &str) -> Result<()> {
-    let rungs: Vec<f64> = [steps.warn, steps.throttle, steps.freeze, steps.stop].into_iter().flatten().collect();
-    if rungs.is_sorted() {
+    // Values among each other, and shares among each other: how those compare depends on the limit.
+    let sorted = |of_max| steps.set().filter(|(_, step)| step.of_max == of_max).map(|(_, step)| step.at).is_sorted();
+    if sorted(false) && sorted(true) {
         return Ok(());
     }
     Err(Failure::usage(format!("{assignment:?} would put the ladder out of order"), "warn ≤ throttle ≤ freeze ≤ stop"))
@@ -115,7 +113,11 @@ mod tests {
         assert_eq!(limits.memory_max, Some(2 << 30));
         assert_eq!(limits.cpu_max, Some(1.5));
         assert_eq!(limits.time_max, Some(Duration::from_hours(1)));
-        assert_eq!(thresholds.memory.stop, Some(f64::from(1 << 30)));
+        assert_eq!(thresholds.memory.stop, Some(f64::from(1 << 30).into()));
+        let (_, thresholds) =
+            applied(&["memory_max=2GiB", "memory.warn=80% of max for 30s", "cpu.stop=90% for 1m"]).unwrap();
+        assert_eq!(thresholds.memory.warn, Some(Step { at: 0.8, of_max: true, for_seconds: 30.0 }));
+        assert_eq!(thresholds.cpu.stop, Some(Step { at: 0.9, of_max: false, for_seconds: 60.0 }));
         let (limits, thresholds) = applied(&["pids_max=5", "pids_max=none", "cpu.warn=10%", "cpu.warn=none"]).unwrap();
         assert_eq!((limits.pids_max, thresholds.cpu.warn), (None, None));
     }
@@ -133,7 +135,10 @@ mod tests {
         let (limits, thresholds) = applied(&assignments).unwrap();
         assert_eq!((limits.process_memory_max, limits.cpu_weight), (Some(1 << 30), Some(20)));
         assert_eq!((limits.cpu_time_max, limits.io_max), (Some(Duration::from_mins(10)), Some(50 << 20)));
-        assert_eq!((thresholds.cpu_time.warn, thresholds.io.stop), (Some(300.0), Some(f64::from(40 << 20))));
+        assert_eq!(
+            (thresholds.cpu_time.warn, thresholds.io.stop),
+            (Some(300.0.into()), Some(f64::from(40 << 20).into()))
+        );
         let lifted = assignments.map(|assignment| format!("{}=none", assignment.split_once('=').unwrap().0));
         let all: Vec<&str> = assignments.into_iter().chain(lifted.iter().map(String::as_str)).collect();
         assert_eq!(applied(&all).unwrap(), (Limits::default(), Thresholds::default()));

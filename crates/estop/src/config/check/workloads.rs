@@ -8,7 +8,7 @@ use std::path::Path;
 use estop_watchdog::job::CPU_WEIGHTS;
 
 use crate::config::problem::suggest;
-use crate::config::{Ask, Command, Config, KeyPath, Period, Problem};
+use crate::config::{Ask, At, Command, Config, Count, KeyPath, Percent, Period, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
 use crate::platform::programs::find_program;
 use crate::platform::{NoProgram, account, words};
@@ -171,11 +171,18 @@ fn limits(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
         workload;
     ladder(&limits.memory, "memory", *memory_max, key, problems);
     ladder(&limits.cpu, "cpu", *cpu_max, key, problems);
-    ladder(&limits.pids, "pids", *pids_max, key, problems);
+    ladder(&limits.pids, "pids", pids_max.map(Count::from), key, problems);
     ladder(&limits.time, "time", *time_max, key, problems);
     ladder(&limits.process_memory, "process_memory", *process_memory_max, key, problems);
     ladder(&limits.cpu_time, "cpu_time", *cpu_time_max, key, problems);
     ladder(&limits.io, "io", *io_max, key, problems);
+    ladder(&limits.swap, "swap", None, key, problems);
+    ladder(&limits.cpu_throttled, "cpu_throttled", None, key, problems);
+    ladder(&limits.cpu_pressure, "cpu_pressure", None, key, problems);
+    ladder(&limits.memory_pressure, "memory_pressure", None, key, problems);
+    ladder(&limits.io_pressure, "io_pressure", None, key, problems);
+    ladder(&limits.open_files, "open_files", None, key, problems);
+    ladder(&limits.output, "output", None, key, problems);
     if let Some(weight) = workload.cpu_weight.filter(|weight| !CPU_WEIGHTS.contains(weight)) {
         let message = format!("cpu_weight is {weight}, which is no weight");
         let hint =
@@ -204,8 +211,28 @@ fn ladder<T: Copy + Default + PartialOrd + Display>(
         ));
     }
     let mut below: Option<(&str, T)> = None;
-    for (rung, value) in ladder.rungs() {
+    for (rung, written) in ladder.rungs() {
         let place = || key.clone().key("limits").key(kind).key(rung);
+        if written.lasting == Some(Period::default()) {
+            problems.push(Problem::at(place(), format!("{kind}.{rung} lasts for no time"), "leave out ` for 0s`"));
+        }
+        let value = match written.at {
+            At::Value(value) => value,
+            At::OfMax(share) => {
+                let (message, hint) = if maximum.is_none() {
+                    (format!("{kind}.{rung} is a share of a limit that there is not"), format!("set {limit_key}"))
+                } else if share <= Percent::default() {
+                    (
+                        format!("{kind}.{rung} is {share} of {limit_key}: it would be reached at once"),
+                        "more than 0".into(),
+                    )
+                } else {
+                    continue;
+                };
+                problems.push(Problem::at(place(), message, hint));
+                continue;
+            }
+        };
         if value <= T::default() {
             let message = format!("{kind}.{rung} is {value}: it would be reached at once");
             problems.push(Problem::at(place(), message, "give it a value above zero, or remove it"));
@@ -260,6 +287,13 @@ fn freezing(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     }
     let limits = &workload.limits;
     let frozen = [
+        ("swap", limits.swap.freeze.is_some()),
+        ("cpu_throttled", limits.cpu_throttled.freeze.is_some()),
+        ("cpu_pressure", limits.cpu_pressure.freeze.is_some()),
+        ("memory_pressure", limits.memory_pressure.freeze.is_some()),
+        ("io_pressure", limits.io_pressure.freeze.is_some()),
+        ("open_files", limits.open_files.freeze.is_some()),
+        ("output", limits.output.freeze.is_some()),
         ("memory", limits.memory.freeze.is_some()),
         ("cpu", limits.cpu.freeze.is_some()),
         ("pids", limits.pids.freeze.is_some()),

@@ -71,7 +71,7 @@ proptest! {
         workload.cpu_weight = Some(1 + u32::try_from(pids % 10_000).unwrap());
         workload.cpu_time_max = Some(Period::from_secs(seconds));
         workload.io_max = Some(Size::from_bytes(memory));
-        workload.limits.pids.stop = Some(pids);
+        workload.limits.pids.stop = Some(Count::from(pids).into());
         workload.directory = Some(std::path::absolute("/").unwrap());
         let text = toml::to_string(&std::collections::BTreeMap::from([("workload", std::collections::BTreeMap::from([("a", &workload)]))])).unwrap();
         let config = Config::parse(&text, Path::new("/estop.toml")).map_err(|error| TestCaseError::fail(error.render(false)))?;

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::{procfs, ready};
 use crate::error::Context as _;
 use crate::job::{CPU_WEIGHT_DEFAULT, Enforced, JobSpec, Limits};
-use crate::monitor::Reading;
+use crate::monitor::{Pressure, Reading};
 use crate::registry::CgroupId;
 use crate::{Error, Result};
 
@@ -42,6 +42,8 @@ pub(super) struct Cgroup {
     pids: Option<Pids>,
     cpu: Option<Cpu>,
     io_stat: Option<File>,
+    /// How long its tasks waited for a processor, memory, and input and output.
+    pressure: [Option<File>; 3],
     controllers: Vec<PathBuf>,
     /// How many of its processes are estop's own.
     own: u64,
@@ -58,6 +60,7 @@ struct Memory {
     group: PathBuf,
     version: Version,
     stat: File,
+    swap: Option<File>,
     events: Option<File>,
 }
 
@@ -65,6 +68,7 @@ struct Memory {
 struct Cpu {
     group: PathBuf,
     version: Version,
+    stat: Option<File>,
 }
 
 #[derive(Debug)]
@@ -192,6 +196,7 @@ impl Cgroup {
             pids: None,
             cpu: None,
             io_stat: None,
+            pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(|name| File::open(path.join(name)).ok()),
             controllers: Vec::new(),
             own: 0,
         })
@@ -213,9 +218,9 @@ impl Cgroup {
         // That of v1 leaves out what is written later than its process asked for it, which is most.
         self.io_stat = File::open(path.join("io.stat")).ok();
         self.cpu = if path.join("cpu.max").exists() {
-            Some(Cpu { group: path, version: Version::V2 })
+            Some(Cpu::open(path, Version::V2))
         } else {
-            self.v1_group("cpu", spec).map(|group| Cpu { group, version: Version::V1 })
+            self.v1_group("cpu", spec).map(|group| Cpu::open(group, Version::V1))
         };
         Ok(())
     }
@@ -261,11 +266,6 @@ impl Cgroup {
             process_memory: false,
             io: false,
         }
-    }
-
-    /// Whether the kernel counts in it what is read and written.
-    pub(super) fn counts_io(&self) -> bool {
-        self.io_stat.is_some()
     }
 
     /// Puts the new process `pid`, which has not begun to run the program, into the v1 groups.
@@ -354,6 +354,9 @@ impl Cgroup {
             reading.pids_refused = pids.events.as_ref().and_then(|events| keyed(events, b"max")).unwrap_or(0);
         }
         reading.io_bytes = self.io_stat.as_ref().and_then(io_bytes);
+        reading.throttled = self.cpu.as_ref().and_then(Cpu::throttled);
+        let [cpu, memory, io] = self.pressure.each_ref().map(|file| file.as_ref().and_then(stalled));
+        reading.pressure = Pressure { cpu, memory, io };
         reading
     }
 
@@ -377,6 +380,7 @@ impl Memory {
             group: group.to_owned(),
             version,
             stat: File::open(&stat).on("open", &stat)?,
+            swap: File::open(group.join("memory.swap.current")).ok(),
             events: File::open(events).ok(),
         })
     }
@@ -401,11 +405,29 @@ impl Memory {
             Version::V2 => [b"anon", b"shmem"],
         };
         reading.memory_bytes = keys.iter().filter_map(|key| keyed(&self.stat, key)).sum();
+        reading.swap_bytes = match self.version {
+            Version::V1 => keyed(&self.stat, b"total_swap"),
+            Version::V2 => self.swap.as_ref().and_then(number),
+        };
         reading.oom_kills = self.events.as_ref().and_then(|events| keyed(events, b"oom_kill")).unwrap_or(0);
     }
 }
 
 impl Cpu {
+    fn open(group: PathBuf, version: Version) -> Self {
+        let stat = File::open(group.join("cpu.stat")).ok();
+        Self { group, version, stat }
+    }
+
+    /// For how long its share was used up.
+    fn throttled(&self) -> Option<Duration> {
+        let stat = self.stat.as_ref()?;
+        match self.version {
+            Version::V1 => keyed(stat, b"throttled_time").map(Duration::from_nanos),
+            Version::V2 => keyed(stat, b"throttled_usec").map(Duration::from_micros),
+        }
+    }
+
     fn set(&self, limits: &Limits) -> io::Result<()> {
         #[expect(
             clippy::cast_possible_truncation,
@@ -459,6 +481,15 @@ fn keyed(file: &File, key: &[u8]) -> Option<u64> {
     let mut buffer = [0; 4096];
     let length = file.read_at(&mut buffer, 0).ok()?;
     buffer[..length].split(|&byte| byte == b'\n').find_map(|line| digits(line.strip_prefix(key)?.strip_prefix(b" ")?))
+}
+
+/// How long some tasks have waited, as a file of "Pressure Stall Information" counts it.
+fn stalled(file: &File) -> Option<Duration> {
+    let mut buffer = [0; 256];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    let some = buffer[..length].split(|&byte| byte == b'\n').find(|line| line.starts_with(b"some "))?;
+    let total = some.split(|&byte| byte == b' ').find_map(|word| digits(word.strip_prefix(b"total=")?))?;
+    Some(Duration::from_micros(total))
 }
 
 /// What `io.stat` has counted as read and written on all devices. One that stands on others is counted with them.

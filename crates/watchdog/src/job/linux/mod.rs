@@ -22,7 +22,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_sig
 use super::spec::{Limits, MARKER};
 use super::{Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User};
 use crate::error::Context as _;
-use crate::ladder::{Steps, Thresholds};
+use crate::ladder::{Metric, Steps, Thresholds};
 use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::{Error, Result};
@@ -462,17 +462,17 @@ impl Job for LinuxJob {
             let mut reading = cgroup.read();
             let enforced = cgroup.enforced();
             if !enforced.pids {
-                reading.pids = cgroup.processes().len() as u64;
+                // The job's init is ours, not the workload's.
+                reading.pids = (cgroup.processes().len() as u64).saturating_sub(self.namespaces.pid.into());
             }
             if !enforced.memory {
                 reading.memory_bytes = memory_of(&self.members(), self.limits.memory_max);
             }
-            if *process_steps != Steps::default() {
+            if !process_steps.is_empty() {
                 reading.process_memory_bytes = largest_of(&self.members(), process_steps);
             }
-            if self.namespaces.pid {
-                // The job's init is ours, not the workload's.
-                reading.pids = reading.pids.saturating_sub(1);
+            if !thresholds.open_files.is_empty() {
+                reading.open_files = Some(open_files_of(&self.members()));
             }
             return reading;
         }
@@ -486,6 +486,7 @@ impl Job for LinuxJob {
             cpu: self.cpu,
             memory_bytes: memory_of(&members, self.limits.memory_max),
             process_memory_bytes: largest_of(&members, process_steps),
+            open_files: (!thresholds.open_files.is_empty()).then(|| open_files_of(&members)),
             pids: members.len() as u64,
             ..Reading::default()
         }
@@ -505,9 +506,23 @@ impl Job for LinuxJob {
             let reason = "only the cgroup controller `cpu` does; run estop as root, or have it delegated";
             return Some(("cpu_weight", reason));
         }
-        let counted = self.cgroup.as_ref().is_some_and(Cgroup::counts_io);
-        let reason = "only the cgroup v2 controller `io` counts it; run estop as root where the hierarchy is v2 alone, or have it delegated";
-        (thresholds.io != Steps::default() && !counted).then_some(("io_max", reason))
+        let read = self.cgroup.as_ref().map(Cgroup::read).unwrap_or_default();
+        let watched = |metric: &Metric| !thresholds.of(*metric).is_empty();
+        Metric::ALL.into_iter().filter(watched).find_map(|metric| {
+            let (observed, reason) = match metric {
+                Metric::Io => (
+                    read.io_bytes.is_some(),
+                    "only the cgroup v2 controller `io` counts it; run estop as root where the hierarchy is v2 alone, or have it delegated",
+                ),
+                Metric::Swap => (read.swap_bytes.is_some(), "only the cgroup controller `memory` counts it"),
+                Metric::CpuThrottled => (read.throttled.is_some(), "only the cgroup controller `cpu` counts it"),
+                Metric::CpuPressure => (read.pressure.cpu.is_some(), PRESSURE),
+                Metric::MemoryPressure => (read.pressure.memory.is_some(), PRESSURE),
+                Metric::IoPressure => (read.pressure.io.is_some(), PRESSURE),
+                _ => (true, ""),
+            };
+            (!observed).then(|| (limit_of(metric), reason))
+        })
     }
 
     fn release(&mut self) {
@@ -532,6 +547,18 @@ impl Job for LinuxJob {
             object: None,
         }
     }
+}
+
+const PRESSURE: &str = "only a cgroup v2 counts it, of a kernel with pressure stall information (`psi=1`)";
+
+/// What cannot be enforced where `metric` cannot be observed.
+fn limit_of(metric: Metric) -> &'static str {
+    if metric == Metric::Io { "io_max" } else { metric.key() }
+}
+
+/// How many descriptors `members` have open, as far as they let themselves be looked at.
+fn open_files_of(members: &[Stat]) -> u64 {
+    members.iter().map(|stat| procfs::open_files(stat.id.pid).unwrap_or(0)).sum()
 }
 
 /// Memory of the largest of `members` in bytes. Resident memory counts pages of files too, so it can only be too high: the

@@ -241,6 +241,15 @@ pub fn arguments(id: ProcessId) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(500).collect()
 }
 
+/// How many descriptors `pid` has open. Since Linux 6.2 the directory's size says so without a walk.
+pub fn open_files(pid: u32) -> Option<u64> {
+    let path = format!("/proc/{pid}/fd");
+    match fs::metadata(&path).ok()?.len() {
+        0 => Some(fs::read_dir(&path).ok()?.count() as u64),
+        size => Some(size),
+    }
+}
+
 /// Proportional memory of `pid` in bytes: what it shares is divided among those that share it.
 pub fn proportional_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

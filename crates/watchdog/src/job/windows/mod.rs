@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::{Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User};
 use crate::Result;
 use crate::error::Context as _;
-use crate::ladder::{Steps, Thresholds};
+use crate::ladder::{Metric, Thresholds};
 use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::stop::Survivor;
@@ -313,6 +313,8 @@ impl Job for WindowsJob {
             oom_kills: self.refused.memory_refused,
             process_memory_refused: self.refused.process_memory_refused,
             pids_refused: self.refused.processes_refused,
+            open_files: Some(members.iter().map(|member| member.handles).sum()),
+            ..Reading::default()
         }
     }
 
@@ -332,10 +334,17 @@ impl Job for WindowsJob {
             let reason = "this system takes no processor rates, as Wine and some terminal servers do not";
             return Some(("cpu_weight", reason));
         }
-        // Those that end between two looks take theirs with them, so a sum over processes enforces nothing.
-        let watched = thresholds.io != Steps::default();
-        let reason = "this system does not count input and output for jobs, as Wine does not";
-        (watched && self.object.io_bytes().is_none()).then_some(("io_max", reason))
+        let watched = |metric: &Metric| !thresholds.of(*metric).is_empty();
+        Metric::ALL.into_iter().filter(watched).find_map(|metric| match metric {
+            // Those that end between two looks take theirs with them, so a sum over processes enforces nothing.
+            Metric::Io if self.object.io_bytes().is_none() => {
+                Some(("io_max", "this system does not count input and output for jobs, as Wine does not"))
+            }
+            Metric::Swap | Metric::CpuThrottled | Metric::CpuPressure | Metric::MemoryPressure | Metric::IoPressure => {
+                Some((metric.key(), "Windows does not count it"))
+            }
+            _ => None,
+        })
     }
 
     /// The object goes with its handles.

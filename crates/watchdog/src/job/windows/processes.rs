@@ -87,6 +87,8 @@ pub(super) struct Seen {
     pub(super) memory: u64,
     /// Bytes that it has read and written.
     pub(super) io: u64,
+    /// Open handles.
+    pub(super) handles: u64,
 }
 
 impl Seen {
@@ -160,7 +162,7 @@ fn parse(buffer: &[u64]) -> HashMap<u32, Seen> {
             let id = ProcessId { pid, start_time: entry.created.cast_unsigned() };
             let cpu = ticks_of(entry.user_time.saturating_add(entry.kernel_time));
             let io = entry.read_bytes.cast_unsigned().saturating_add(entry.written_bytes.cast_unsigned());
-            found.insert(pid, Seen { id, parent, name, cpu, memory: memory as u64, io });
+            found.insert(pid, Seen { id, parent, name, cpu, memory: memory as u64, io, handles: entry.handles.into() });
         }
         if entry.next == 0 {
             break;

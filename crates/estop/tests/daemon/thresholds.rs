@@ -1,0 +1,99 @@
+//! What else than the hard limits a workload is stopped by.
+
+use serde_json::Value;
+
+use crate::scene::{Scene, until};
+
+/// Runs `body` with these keys until it is stopped; what the critical-failure log says of it.
+#[track_caller]
+fn stopped(body: &str, keys: &str) -> Value {
+    let scene = Scene::new();
+    scene.house().config(&format!(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\non_breach = \"stop\"\nstop = [{{ signal = \"TERM\", wait = \"100ms\" }}]\n{keys}"
+    ));
+    let brain = scene.up();
+    scene.wait_state("a", "stopped");
+    let log = scene.house().state_dir().join("critical-failures.jsonl");
+    let entry = || -> Option<Value> {
+        let text = std::fs::read_to_string(&log).ok()?;
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).find(|entry: &Value| entry["event"] == "stop")
+    };
+    until("it is written down", || entry().is_some());
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+    entry().unwrap()
+}
+
+const SPIN: &str = "while :; do :; done";
+
+#[test]
+fn a_share_of_the_limit_is_reached_before_it() {
+    let breach = stopped("sleep 1000", "time_max = \"60s\"\nlimits.time.stop = \"2% of max\"\n");
+    assert_eq!((&breach["limit"]["metric"], &breach["limit"]["value"]), (&"time".into(), &1.2.into()), "{breach:#}");
+}
+
+#[test]
+fn a_rung_that_has_to_last_is_reached_when_it_has() {
+    let breach = stopped(SPIN, "limits.cpu.stop = \"20% for 1500ms\"\n");
+    assert_eq!(breach["limit"]["metric"], "cpu", "{breach:#}");
+    assert!(breach["reason"].as_str().unwrap().ends_with("the limit of 0.20 for 1.5 s"), "{breach:#}");
+}
+
+#[test]
+fn what_it_writes_in_a_second_is_watched() {
+    let body = "while :; do echo 0123456789012345678901234567890123456789012345678901234567890123456789; done";
+    let breach = stopped(body, "limits.output.stop = \"1KiB\"\nlog_max = \"256KiB\"\n");
+    assert_eq!(breach["limit"]["metric"], "output", "{breach:#}");
+}
+
+#[cfg(unix)]
+#[test]
+fn open_descriptors_are_counted_over_the_whole_tree() {
+    let python = "import time; f=[open('/dev/null') for _ in range(40)]; time.sleep(1000)";
+    let body = format!("python3 -c \"{python}\" & python3 -c \"{python}\" & wait");
+    let breach = stopped(&body, "limits.open_files.stop = 80\n");
+    assert_eq!(breach["limit"]["metric"], "open-files", "{breach:#}");
+    assert!(breach["value"].as_f64().unwrap() < 120.0, "{breach:#}");
+}
+
+/// Both need what root has on every host of the tests.
+#[cfg(unix)]
+#[test]
+fn the_kernel_tells_of_throttling_and_pressure() {
+    if !crate::scene::is_root() {
+        return;
+    }
+    let breach = stopped(SPIN, "cpu_max = \"10%\"\nlimits.cpu_throttled.stop = \"30%\"\n");
+    assert_eq!(breach["limit"]["metric"], "cpu-throttled", "{breach:#}");
+    let breach = stopped(
+        "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait",
+        "limits.cpu_pressure.stop = \"20%\"\n",
+    );
+    assert_eq!(breach["limit"]["metric"], "cpu-pressure", "{breach:#}");
+}
+
+#[test]
+fn what_nobody_can_observe_is_refused() {
+    let scene = Scene::new();
+    let running = scene.guard(
+        "w",
+        &[],
+        &["sh", "-c", &format!("echo > {}; exec sleep 1000", scene.path().join("sign").display())],
+        "sign",
+    );
+    let refused = scene.json(4, &["limit", "set", "w", "output.stop=1KiB"]);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("its caller's own streams"), "{refused:#}");
+    scene.json(0, &["limit", "set", "w", "time_max=1h", "time.warn=50% of max", "pids.stop=500 for 10s"]);
+    let limits = scene.json(0, &["limit", "set", "w", "open_files.warn=4000"]);
+    assert_eq!(
+        limits["thresholds"]["time_seconds"]["warn"],
+        serde_json::json!({"at": 0.5, "of_max": true, "for_seconds": 0.0}),
+        "{limits:#}"
+    );
+    #[cfg(unix)]
+    until("the program is counted, and nothing of estop's own", || scene.status("w")["processes"] == 1);
+    scene.json(0, &["now"]);
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
