@@ -5,6 +5,7 @@
 mod house;
 mod daemon {
     mod adoption;
+    mod health;
     mod incidents;
     mod schedule;
     mod secrets;

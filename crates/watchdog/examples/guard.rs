@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         state_dir: dir.path().join("state"),
         thresholds: Thresholds::default(),
         on_breach: OnBreach::CriticalStop,
+        notify: None,
         stop: vec![StopStep::plain(Duration::from_secs(1))],
         freezable: true,
         freeze_max: Duration::from_mins(1),

@@ -45,6 +45,8 @@ pub enum StoppedBy {
     Limit,
     /// Somebody asked for a stop.
     Operator,
+    /// It did not do its work any more, or never began to: it may be started again.
+    Health,
     /// `CRITICAL_STOP`: by order, or by a limit whose breach calls for it.
     CriticalStop,
 }

@@ -2,6 +2,7 @@
 //! incidents through, and does what is due. Every job goes on without it.
 
 pub mod api;
+mod health;
 mod schedule;
 mod server;
 mod supervise;
@@ -40,6 +41,12 @@ pub struct Known {
     /// Whether it waits to be started again.
     #[serde(default)]
     pub restarting: bool,
+    /// Whether it runs, as far as the daemon knows.
+    #[serde(default)]
+    pub running: bool,
+    /// Whether it is ready to work; `None` where nobody looks.
+    #[serde(default)]
+    pub ready: Option<bool>,
     /// How it ended last.
     pub last_exit: Option<Exit>,
     /// Why it is not running, if it failed.
@@ -54,6 +61,8 @@ pub struct Brain {
     keys: OnceCell<Keys>,
     started: Instant,
     known: Mutex<BTreeMap<String, Known>>,
+    /// Changes with what is known.
+    learned: tokio::sync::watch::Sender<()>,
     orders: BTreeMap<String, mpsc::Sender<Order>>,
     down: mpsc::Sender<()>,
 }
@@ -75,14 +84,21 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
         orders.insert(name.clone(), sender);
         inboxes.push((name.clone(), inbox));
     }
-    let brain =
-        Arc::new(Brain { site, keys: OnceCell::new(), started: Instant::now(), known: Mutex::default(), orders, down });
+    let brain = Arc::new(Brain {
+        site,
+        keys: OnceCell::new(),
+        started: Instant::now(),
+        known: Mutex::default(),
+        learned: tokio::sync::watch::Sender::default(),
+        orders,
+        down,
+    });
     let listener = Listener::bind(&brain.site.run_dir)?;
     tokio::spawn(server::serve(Arc::clone(&brain), listener));
-    let supervisors: Vec<_> = inboxes
-        .into_iter()
-        .map(|(name, inbox)| tokio::spawn(Supervisor::new(Arc::clone(&brain), name, inbox).run()))
-        .collect();
+    let supervise = |(name, inbox): (String, _)| {
+        (name.clone(), tokio::spawn(Supervisor::new(Arc::clone(&brain), name, inbox).run()))
+    };
+    let supervisors: BTreeMap<_, _> = inboxes.into_iter().map(supervise).collect();
     tokio::task::spawn_blocking({
         let brain = Arc::clone(&brain);
         move || brain.settle_the_past()
@@ -117,20 +133,32 @@ impl Brain {
 
     fn learn(&self, name: &str, change: impl FnOnce(&mut Known)) {
         change(self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default());
+        self.learned.send_replace(());
+    }
+
+    /// Whether others may count on `name`.
+    fn is_ready(&self, name: &str) -> bool {
+        let known = self.known(name);
+        known.running && known.ready != Some(false)
     }
 
     fn job(&self, name: &str) -> JobDir {
         RunDir::at(&self.site.run_dir).job(name)
     }
 
-    async fn stop_all(&self, supervisors: Vec<tokio::task::JoinHandle<()>>) {
-        for sender in self.orders.values() {
-            // A supervisor that has gone has no workload.
-            let _ = sender.send(Order::Shutdown).await;
-        }
-        for supervisor in supervisors {
-            if tokio::time::timeout(DOWN_WAIT, supervisor).await.is_err() {
-                tracing::error!("a workload did not end in time; `estop now` ends it");
+    /// Stops all workloads: who needs others before those.
+    async fn stop_all(&self, mut supervisors: BTreeMap<String, tokio::task::JoinHandle<()>>) {
+        let needs = |name: &String| self.site.config.needs_of(name).len();
+        while let Some(most) = supervisors.keys().map(needs).max() {
+            let those = supervisors.extract_if(.., |name, _| needs(name) == most).collect::<Vec<_>>();
+            for (name, _) in &those {
+                // A supervisor that has gone has no workload.
+                let _ = self.orders[name].send(Order::Shutdown).await;
+            }
+            for (_, supervisor) in those {
+                if tokio::time::timeout(DOWN_WAIT, supervisor).await.is_err() {
+                    tracing::error!("a workload did not end in time; `estop now` ends it");
+                }
             }
         }
     }

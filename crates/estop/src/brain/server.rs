@@ -70,21 +70,7 @@ async fn answer(brain: &Arc<Brain>, call: Call) -> Result<Value> {
                 json!({"pid": std::process::id(), "uptime_seconds": brain.started.elapsed().as_secs_f64(), "workloads": known}),
             )
         }
-        Call::Start { name } => {
-            let unknown = || {
-                let names: Vec<&str> = brain.orders.keys().map(String::as_str).collect();
-                Failure::usage(
-                    format!("there is no workload {name}"),
-                    format!("the workloads are {}", names.join(", ")),
-                )
-            };
-            let (reply, answered) = oneshot::channel();
-            let sender = brain.orders.get(&name).ok_or_else(unknown)?;
-            let gone = || Failure::failed(format!("nobody watches over {name} any more"), "restart the daemon");
-            sender.send(Order::Start(reply)).await.map_err(|_| gone())?;
-            answered.await.map_err(|_| gone())??;
-            Ok(Value::Null)
-        }
+        Call::Start { name } => brain.start(&name).await.map(|()| Value::Null),
         Call::Stay { name } => {
             let (reply, answered) = oneshot::channel();
             let told = match brain.orders.get(&name) {
@@ -104,6 +90,24 @@ async fn answer(brain: &Arc<Brain>, call: Call) -> Result<Value> {
             let _ = brain.down.send(()).await;
             Ok(Value::Null)
         }
+    }
+}
+
+impl Brain {
+    /// Has a workload started, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If there is none, or it is not started or does not get ready.
+    pub(super) async fn start(&self, name: &str) -> Result<()> {
+        let unknown = || {
+            let names: Vec<&str> = self.orders.keys().map(String::as_str).collect();
+            Failure::usage(format!("there is no workload {name}"), format!("the workloads are {}", names.join(", ")))
+        };
+        let (reply, answered) = oneshot::channel();
+        let sender = self.orders.get(name).ok_or_else(unknown)?;
+        let gone = || Failure::failed(format!("nobody watches over {name} any more"), "restart the daemon");
+        sender.send(Order::Start(reply)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 }
 

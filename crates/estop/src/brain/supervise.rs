@@ -1,10 +1,12 @@
 //! Watching over one workload: starting it, adopting it, noticing its end, starting it again.
 
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use estop_durable::file::created_with;
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams, Watched, process_id};
@@ -13,6 +15,7 @@ use estop_watchdog::registry::{Entry, JobDir, Outcome, RunDir};
 use estop_watchdog::stop::{Category, StoppedBy};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::health::{self, Health};
 use super::{Brain, server};
 use crate::config::{Restart, Workload};
 use crate::engine::launch::{Launch, Stores};
@@ -51,7 +54,11 @@ pub(super) struct Supervisor {
     inbox: mpsc::Receiver<Order>,
     /// Who wants it started as soon as the job that is just ending has ended.
     waiting: Option<oneshot::Sender<Result<()>>>,
-    pause: Duration,
+    /// Who wants to know when it is ready.
+    expecting: Vec<oneshot::Sender<Result<()>>>,
+    pauses: ExponentialBackoff,
+    /// When it was started again.
+    restarted: VecDeque<Instant>,
     /// What stood in the file `now` before the last start: what is written after that and was obeyed by no guardian calls here.
     done: Option<guardian::Writing>,
 }
@@ -63,6 +70,8 @@ struct Running {
     id: String,
     /// Becomes true when the guardian has ended.
     ended: watch::Receiver<bool>,
+    /// What is found out about how well it does.
+    health: mpsc::Receiver<Health>,
     since: Instant,
 }
 
@@ -74,13 +83,22 @@ enum Next {
 
 impl Supervisor {
     pub(super) fn new(brain: Arc<Brain>, name: String, inbox: mpsc::Receiver<Order>) -> Self {
-        Self { brain, name, inbox, waiting: None, pause: FIRST_PAUSE, done: None }
+        Self {
+            brain,
+            name,
+            inbox,
+            waiting: None,
+            expecting: Vec::new(),
+            pauses: pauses(),
+            restarted: VecDeque::new(),
+            done: None,
+        }
     }
 
     pub(super) async fn run(mut self) {
         let mut running = match self.adopt().await {
             Ok(Some(running)) => Some(running),
-            Ok(None) if self.definition().autostart => self.start().await.ok(),
+            Ok(None) if self.definition().autostart => self.start_with_needs().await.ok(),
             Ok(None) => None,
             Err(error) => {
                 self.fail(&error);
@@ -117,14 +135,93 @@ impl Supervisor {
     }
 
     async fn start_for(&mut self, reply: oneshot::Sender<Result<()>>) -> Option<Running> {
-        self.pause = FIRST_PAUSE;
-        let (running, answer) = match self.start().await {
-            Ok(running) => (Some(running), Ok(())),
-            Err(failure) => (None, Err(failure)),
-        };
-        // Whoever asked may have gone meanwhile.
-        let _ = reply.send(answer);
-        running
+        self.pauses = pauses();
+        match self.start_with_needs().await {
+            Ok(running) => {
+                self.expecting.push(reply);
+                Some(running)
+            }
+            Err(failure) => {
+                // Whoever asked may have gone meanwhile.
+                let _ = reply.send(Err(failure));
+                None
+            }
+        }
+    }
+
+    /// Starts it once all that it needs is ready.
+    async fn start_with_needs(&mut self) -> Result<Running> {
+        if let Err(failure) = self.await_needs().await {
+            self.fail(&failure);
+            return Err(failure);
+        }
+        self.start().await
+    }
+
+    /// Has all started that it needs, and waits until that is ready.
+    ///
+    /// # Errors
+    /// If something of it is not started, or this is called off meanwhile.
+    async fn await_needs(&mut self) -> Result<()> {
+        for need in self.definition().needs.clone() {
+            let mut learned = self.brain.learned.subscribe();
+            while !self.brain.is_ready(&need) {
+                learned.mark_unchanged();
+                let brain = Arc::clone(&self.brain);
+                let ready = async {
+                    if brain.known(&need).running {
+                        let _ = learned.changed().await;
+                        return Ok(());
+                    }
+                    brain.start(&need).await
+                };
+                let started = tokio::select! {
+                    started = ready => started,
+                    order = self.inbox.recv() => match order {
+                        Some(Order::Start(reply)) => {
+                            self.expecting.push(reply);
+                            continue;
+                        }
+                        Some(Order::Stay(reply)) => {
+                            let _ = reply.send(true);
+                            return Err(Failure::failed(format!("the start of {} was called off", self.name), ""));
+                        }
+                        Some(Order::Shutdown) | None => {
+                            self.inbox.close();
+                            return Err(Failure::failed("the daemon is ending", ""));
+                        }
+                    },
+                };
+                match started {
+                    // It was just being started.
+                    Err(failure) if failure.kind == "name-taken" => {}
+                    Err(failure) => {
+                        let message = format!("{} needs {need}, which is not ready: {}", self.name, failure.message);
+                        return Err(Failure::new(failure.code, failure.kind, message, failure.hint));
+                    }
+                    Ok(()) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whoever waits for it to be ready.
+    fn tell(&mut self, answer: &std::result::Result<(), String>) {
+        for reply in self.expecting.drain(..) {
+            let answer =
+                answer.clone().map_err(|why| Failure::failed(format!("{}: {why}", self.name), "see `estop logs`"));
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// A job of it runs from now on.
+    fn begin(&self, dir: JobDir, id: String, ended: watch::Receiver<bool>, since: Instant) -> Running {
+        let ready = self.definition().ready.is_some().then_some(false);
+        self.brain.learn(&self.name, |known| (known.running, known.ready) = (true, ready));
+        let health = health::watch(&self.brain, &self.name, dir.clone());
+        Running { dir, id, ended, health, since }
     }
 
     fn definition(&self) -> &Workload {
@@ -154,7 +251,7 @@ impl Supervisor {
             };
             tracing::info!(workload = self.name, uptime_seconds = age.as_secs_f64(), "adopted");
             let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-            return Ok(Some(Running { dir, id: entry.id, ended: watch_end(guardian, None), since }));
+            return Ok(Some(self.begin(dir, entry.id, watch_end(guardian, None), since)));
         }
         if let Some(entry) = dir.entry()? {
             // It ended, or lost its guardian, while no brain was there.
@@ -211,12 +308,8 @@ impl Supervisor {
         let identity = process_id(guardian.process.id()).and_then(Watched::open);
         let watched = identity
             .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;
-        Ok(Running {
-            dir: guardian.dir,
-            id: guardian.id,
-            ended: watch_end(watched, Some(guardian.process)),
-            since: Instant::now(),
-        })
+        let ended = watch_end(watched, Some(guardian.process));
+        Ok(self.begin(guardian.dir, guardian.id, ended, Instant::now()))
     }
 
     /// Nothing to read, and the log file to write to: the workload needs no brain to write.
@@ -234,8 +327,8 @@ impl Supervisor {
     }
 
     /// Watches a running job to its end. The next one, if it is started again.
-    async fn watch(&mut self, running: Running) -> Option<Running> {
-        let shutdown = matches!(self.next(&running).await, Next::Shutdown);
+    async fn watch(&mut self, mut running: Running) -> Option<Running> {
+        let shutdown = matches!(self.next(&mut running).await, Next::Shutdown);
         if shutdown {
             let dir = running.dir.clone();
             let stop = move || Client::new(&dir)?.stop(Category::Ask, "the daemon was told to end", STOP_WAIT);
@@ -245,7 +338,10 @@ impl Supervisor {
             self.inbox.close();
         }
         wait_for(&running.ended).await;
+        self.brain.learn(&self.name, |known| (known.running, known.ready) = (false, None));
         let outcome = self.settle(&running.dir, &running.id).await;
+        let why = self.brain.known(&self.name).failure.unwrap_or_else(|| "it ended before it was ready".to_owned());
+        self.tell(&Err(why));
         match outcome {
             Ok(Some(outcome)) if !shutdown && self.waiting.is_none() && self.is_wanted(&outcome) => {
                 self.again(running.since).await
@@ -258,10 +354,11 @@ impl Supervisor {
         }
     }
 
-    async fn next(&mut self, running: &Running) -> Next {
+    async fn next(&mut self, running: &mut Running) -> Next {
         loop {
             tokio::select! {
                 () = wait_for(&running.ended) => return Next::Ended,
+                Some(found) = running.health.recv() => self.note_health(found, &running.dir),
                 order = self.inbox.recv() => match order {
                     // A guardian that has reported the end is only putting things away.
                     Some(Order::Start(reply)) if running.dir.outcome().ok().flatten().is_some() => self.waiting = Some(reply),
@@ -271,6 +368,27 @@ impl Supervisor {
                     Some(Order::Stay(reply)) => drop(reply.send(false)),
                     Some(Order::Shutdown) | None => return Next::Shutdown,
                 },
+            }
+        }
+    }
+
+    /// Takes note of how well it does. One that does not is stopped, and its end is waited for as any other.
+    fn note_health(&mut self, found: Health, dir: &JobDir) {
+        match found {
+            Health::Ready => {
+                self.brain.learn(&self.name, |known| known.ready = known.ready.map(|_| true));
+                self.tell(&Ok(()));
+            }
+            Health::Failed(reason) => {
+                tracing::error!(workload = self.name, reason, "it does not do its work");
+                self.brain.learn(&self.name, |known| known.failure = Some(reason.clone()));
+                let dir = dir.clone();
+                tokio::task::spawn_blocking(move || {
+                    let stopped = Client::new(&dir).and_then(|mut client| client.stop_unhealthy(&reason, STOP_WAIT));
+                    if let Err(error) = stopped {
+                        tracing::warn!(workload = dir.name(), %error, "stop");
+                    }
+                });
             }
         }
     }
@@ -327,10 +445,11 @@ impl Supervisor {
     fn is_wanted(&self, outcome: &Outcome) -> bool {
         let latched = !matches!(self.brain.site.latch().holds(&self.name), Ok(None));
         // What somebody or a limit stopped stays stopped.
-        if latched || outcome.stopped_by.is_some() {
+        let unhealthy = outcome.stopped_by == Some(StoppedBy::Health);
+        if latched || outcome.stopped_by.is_some() && !unhealthy {
             return false;
         }
-        let failed = outcome.exit.and_then(|exit| exit.code) != Some(0);
+        let failed = unhealthy || outcome.exit.and_then(|exit| exit.code) != Some(0);
         match self.definition().restart {
             Restart::Never => false,
             Restart::OnFailure => failed,
@@ -341,11 +460,10 @@ impl Supervisor {
     /// Starts it again, after a pause that grows while it fails early.
     async fn again(&mut self, since: Instant) -> Option<Running> {
         if since.elapsed() >= STEADY {
-            self.pause = FIRST_PAUSE;
+            self.pauses = pauses();
         }
         loop {
-            let pause = self.pause;
-            self.pause = (pause * 2).min(LONGEST_PAUSE);
+            let pause = self.pauses.next().unwrap_or(LONGEST_PAUSE);
             self.brain.learn(&self.name, |known| known.restarting = true);
             let waiting = Restarting(&self.brain, &self.name);
             tokio::select! {
@@ -367,15 +485,49 @@ impl Supervisor {
                 },
             }
             drop(waiting);
+            if self.is_crash_loop() {
+                return None;
+            }
             if !matches!(self.brain.site.latch().holds(&self.name), Ok(None)) {
                 return None;
             }
             self.brain.learn(&self.name, |known| known.restarts += 1);
-            if let Ok(running) = self.start().await {
+            if let Ok(running) = self.start_with_needs().await {
                 return Some(running);
+            }
+            if self.inbox.is_closed() {
+                return None;
             }
         }
     }
+
+    /// Whether it was started again too often by now. Then it is latched: a person has to look.
+    fn is_crash_loop(&mut self) -> bool {
+        let (most, window) = (self.definition().restart_max, self.definition().restart_window);
+        while self.restarted.front().is_some_and(|at| at.elapsed() >= window.duration()) {
+            self.restarted.pop_front();
+        }
+        if self.restarted.len() < most as usize {
+            self.restarted.push_back(Instant::now());
+            return false;
+        }
+        self.restarted.clear();
+        let reason = format!("it was started again {most} times within {window}");
+        tracing::error!(workload = self.name, reason, "crash loop: latched");
+        self.brain.learn(&self.name, |known| known.failure = Some(format!("crash loop: {reason}")));
+        latch_by(&self.brain.site.latch(), Some(&self.name), "crash-loop", &reason);
+        true
+    }
+}
+
+/// The pauses before it is started again: each twice as long as the one before, and none quite like that of others.
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// Waits for `pause`, unless the file `now` calls for an end meanwhile: no guardian of this workload is there to hear it.
@@ -390,21 +542,21 @@ async fn called_within(site: &Site, done: Option<guardian::Writing>, pause: Dura
         tokio::time::sleep(left.min(CALL_LOOK)).await;
         let order = guardian::order(&run_dir);
         if order.is_some() && order != done {
-            latch_all(&site.latch());
+            latch_by(&site.latch(), None, "file", "written to the run directory's file `now`");
             return true;
         }
     }
 }
 
-/// Sets the latch of all workloads, as a guardian does that is called by the file `now`.
-fn latch_all(latch: &Latch) {
+/// Sets the latch of `name`, or of all workloads.
+fn latch_by(latch: &Latch, name: Option<&str>, by: &str, reason: &str) {
     let entry = latch::Entry {
         since: jiff::Timestamp::now().to_string(),
-        by: "file".to_owned(),
-        reason: "written to the run directory's file `now`".to_owned(),
+        by: by.to_owned(),
+        reason: reason.to_owned(),
         incident: String::new(),
     };
-    if let Err(error) = latch.handle(None).and_then(|handle| handle.set(&entry)) {
+    if let Err(error) = latch.handle(name).and_then(|handle| handle.set(&entry)) {
         tracing::error!(%error, "the latch cannot be set; what waited for its next start is not started");
     }
 }

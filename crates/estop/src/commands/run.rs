@@ -245,6 +245,7 @@ fn tell_end(outcome: &Outcome, output: &Output) {
         return;
     };
     let what = match by {
+        StoppedBy::Health => "a failed check",
         StoppedBy::Limit => "stopped",
         StoppedBy::Operator => "stopped by an operator",
         StoppedBy::CriticalStop => "CRITICAL_STOP",

@@ -98,7 +98,7 @@ fn workload(
         _ => Map::new(),
     };
     let specific = match status {
-        Some(Ok(status)) => running(&status),
+        Some(Ok(status)) => running(&status, known),
         // A guardian that does not answer still holds its job: what its record says is what is known.
         Some(Err(error)) => {
             let entry = dir.and_then(|dir| dir.entry().ok().flatten());
@@ -129,8 +129,10 @@ fn workload(
     Value::Object(fields)
 }
 
-fn running(status: &Status) -> Value {
+fn running(status: &Status, known: &Known) -> Value {
     let state = match status.state {
+        // It runs, and does not do its work yet.
+        State::Running if known.ready == Some(false) => "starting",
         State::Running => "running",
         State::Frozen | State::Held => "frozen",
         State::Stopping => "stopping",
@@ -142,6 +144,7 @@ fn running(status: &Status) -> Value {
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
         "cpu_seconds": status.peak.cpu_seconds, "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes,
         "io_bytes": status.peak.io_bytes, "uptime_seconds": status.uptime_seconds,
+        "ready": known.ready, "said": status.said,
         "limits": limits(&status.limits), "thresholds": thresholds(&status.thresholds), "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
     })
 }
@@ -261,7 +264,7 @@ pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> 
     let mut client = super::workload::client(site, name)?;
     let (status, Listing { processes, omitted }) = (client.status()?, client.inspect()?);
     let answer = json!({
-        "schema_version": 1, "name": name, "status": running(&status), "processes": processes, "processes_omitted": omitted,
+        "schema_version": 1, "name": name, "status": running(&status, &Known::default()), "processes": processes, "processes_omitted": omitted,
     });
     output.result(&answer, |_| {
         let rows: Vec<Vec<String>> = processes

@@ -49,7 +49,11 @@ pub(super) fn start(site: &Site, names: &[String], output: &Output) -> Result<Co
 /// # Errors
 /// If the daemon is not there, or refuses, or a stop is not proven.
 pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<Code> {
-    let stopped = stop_all(site, names, "restarted by an operator")?;
+    // Those that need them are stopped before them, and started again after them, if they ran.
+    let mut all = site.config.with_dependants(names);
+    let run_dir = RunDir::at(&site.run_dir);
+    all.retain(|name| names.contains(name) || run_dir.job(name).is_alive().unwrap_or(true));
+    let stopped = stop_all(site, &all, "restarted by an operator")?;
     if !is_clear(&stopped) {
         return Err(Failure::new(
             Code::NotProven,
@@ -58,7 +62,8 @@ pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<
             "see `estop status`",
         ));
     }
-    start(site, names, output)
+    all.reverse();
+    start(site, &all, output)
 }
 
 /// Stops workloads: asks, waits, then kills.
@@ -66,7 +71,9 @@ pub(super) fn restart(site: &Site, names: &[String], output: &Output) -> Result<
 /// # Errors
 /// If one does not run, or its guardian does not answer.
 pub(super) fn stop(site: &Site, names: &[String], reason: &str, output: &Output) -> Result<Code> {
-    let (stopped, missing) = stop_and_call_off(site, names, reason)?;
+    let (stopped, mut missing) = stop_and_call_off(site, &site.config.with_dependants(names), reason)?;
+    // Those that need them need not have run.
+    missing.retain(|name| names.contains(name));
     let proven = missing.is_empty() && is_clear(&stopped);
     let missing_action = format!("Not found running: {}; see `estop status`.", missing.join(", "));
     let next_action = if !stopped.unreachable.is_empty() {

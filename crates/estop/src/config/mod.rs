@@ -7,6 +7,7 @@ pub mod check;
 pub mod daemon;
 pub mod document;
 pub mod generate;
+pub mod health;
 pub mod problem;
 pub mod recovery;
 pub mod rung;
@@ -21,7 +22,7 @@ pub mod workload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -38,6 +39,7 @@ pub use check::{KnownSecrets, Surroundings, is_name};
 pub use daemon::{Daemon, LogFormat, LogLevel};
 pub use document::KeyPath;
 pub use generate::{Alphabet, Encoding, Generate};
+pub use health::{Check, Probe};
 pub use problem::{ConfigError, Invalid, Problem};
 pub use recovery::{Recovery, Repair};
 pub use rung::{At, Rung};
@@ -87,6 +89,26 @@ pub struct Config {
 const SECTIONS: [&str; 6] = ["estop", "workload", "store", "secret", "vault", "recovery"];
 
 impl Config {
+    /// All that `name` needs, and what that needs in turn.
+    pub fn needs_of(&self, name: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut waiting = vec![name.to_owned()];
+        while let Some(workload) = waiting.pop().and_then(|name| self.workloads.get(&name)) {
+            waiting.extend(workload.needs.iter().filter(|need| found.insert((*need).clone())).cloned());
+        }
+        found
+    }
+
+    /// `names` and all that need one of them, those first that others do not need.
+    pub fn with_dependants(&self, names: &[String]) -> Vec<String> {
+        let needs = |name: &str| self.needs_of(name);
+        let dependant = |name: &&String| !names.contains(name) && names.iter().any(|named| needs(name).contains(named));
+        let mut all: Vec<String> = self.workloads.keys().filter(dependant).chain(names).cloned().collect();
+        // Who needs somebody needs all that one needs, and that one.
+        all.sort_by_key(|name| std::cmp::Reverse(needs(name).len()));
+        all
+    }
+
     /// Reads the configuration at `path`.
     ///
     /// # Errors

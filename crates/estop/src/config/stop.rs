@@ -74,7 +74,7 @@ fn signal_name(signal: &str) -> Result<String, String> {
 }
 
 /// Nothing is encrypted, so nothing leaves this host.
-fn loopback_url(url: String) -> Result<String, String> {
+pub(super) fn loopback_url(url: String) -> Result<String, String> {
     let authority = url.strip_prefix("http://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let plain = !url.chars().any(|character| character.is_whitespace() || character.is_control());
     match authority {

@@ -8,6 +8,7 @@ use estop_watchdog::job::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::health::Check;
 use super::rung::Rung;
 use super::stop::StopStep;
 use super::units::{Command, Count, CpuPercent, Percent, Period, Size, Unit};
@@ -89,6 +90,21 @@ pub struct Workload {
     /// Whether it is started again when it ends. Never after a `CRITICAL_STOP`.
     #[serde(default)]
     pub restart: Restart,
+    /// How often it is started again within `restart_window`; beyond that it is latched.
+    #[serde(default = "Workload::default_restart_max")]
+    pub restart_max: u32,
+    /// Over how long its restarts are counted.
+    #[serde(default = "Workload::default_restart_window")]
+    pub restart_window: Period,
+    /// The workloads that must be ready before it is started, and that are stopped after it.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// How it is found out that it is ready to work. Default: it is as soon as it runs.
+    #[serde(default)]
+    pub ready: Option<Check>,
+    /// How it is found out that it still works; if it does not, it is stopped, and started again as after a failure.
+    #[serde(default)]
+    pub alive: Option<Check>,
     /// What its guardian does when the daemon is gone for longer than `brain_loss_grace`.
     #[serde(default)]
     pub on_brain_loss: OnBrainLoss,
@@ -144,6 +160,11 @@ impl Workload {
             freeze_max: Self::default_freeze_max(),
             log_max: Self::default_log_max(),
             restart: Restart::default(),
+            restart_max: Self::default_restart_max(),
+            restart_window: Self::default_restart_window(),
+            needs: Vec::new(),
+            ready: None,
+            alive: None,
             on_brain_loss: OnBrainLoss::default(),
             brain_loss_grace: Self::default_brain_loss_grace(),
             limits: Limits::default(),
@@ -152,6 +173,14 @@ impl Workload {
             landlock: true,
             autostart: true,
         }
+    }
+
+    fn default_restart_max() -> u32 {
+        10
+    }
+
+    fn default_restart_window() -> Period {
+        Period::from_secs(600)
     }
 
     fn default_grace() -> Period {

@@ -9,18 +9,20 @@ use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::SecretName;
 use estop_secrets::exposure::{Channel, Exposure};
-use estop_watchdog::guardian::{Ask, GuardianSpec, LogSpec, OWN_VARIABLES, StopStep, process_id};
+use estop_watchdog::guardian::{Ask, GuardianSpec, LogSpec, NotifySpec, OWN_VARIABLES, StopStep, process_id};
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
 use estop_watchdog::ladder::{Steps, Thresholds};
 
 use super::ballast;
 use super::keys::Keys;
 use super::stores::{JobWriters, Place, vaults};
-use crate::config::{self, Workload};
+use crate::config::{self, Check, Probe, Workload};
 use crate::failure::{Code, Failure, Result};
 use crate::platform::{Account, account, words};
 use crate::site::Site;
 
+/// The variables by which a service manager tells a service how to speak to it. See `sd_notify(3)`.
+const SERVICE_MANAGERS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 /// Time between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -120,12 +122,12 @@ impl Launch<'_> {
         let account = self.workload.user.as_deref().map(account::look_up).transpose()?;
         let delivered = self.deliver(keys, &id).await?;
         let secrets_dir = (!self.workload.secret_files.is_empty()).then(|| run_dir.job(self.name).secrets());
-        let environment = self.environment(account.as_ref(), delivered.variables, secrets_dir.as_ref());
+        let environment = self.environment(account.as_ref(), delivered.variables, secrets_dir.as_ref(), &id);
         let workload = self.workload;
         Ok(GuardianSpec {
             job: JobSpec {
                 name: self.name.to_owned(),
-                id,
+                id: id.clone(),
                 instance: self.site.instance(),
                 program: self.program(environment, account),
                 limits: limits(workload),
@@ -137,6 +139,7 @@ impl Launch<'_> {
             state_dir: self.site.state_dir.clone(),
             thresholds: thresholds(&workload.limits),
             on_breach: workload.on_breach,
+            notify: self.notify(&id),
             stop: stop_steps(workload),
             freezable: workload.freezable,
             freeze_max: workload.freeze_max.duration(),
@@ -158,6 +161,17 @@ impl Launch<'_> {
         self.process_group.is_none().then(|| LogSpec { path, max_bytes: self.workload.log_max.bytes() })
     }
 
+    /// How the workload says that it is ready and alive, if it does.
+    fn notify(&self, id: &str) -> Option<NotifySpec> {
+        let says = |check: &&Check| check.probe == Probe::Notify;
+        let alive = self.workload.alive.as_ref().filter(says);
+        let speaks = alive.is_some() || self.workload.ready.as_ref().is_some_and(|check| says(&check));
+        speaks.then(|| NotifySpec {
+            socket: format!("estop/{id}"),
+            watchdog: alive.map(|check| check.timeout.duration()),
+        })
+    }
+
     fn program(&self, environment: Vec<(Bytes, Bytes)>, account: Option<Account>) -> Program {
         let argv = match &self.argv {
             Some(argv) => argv.iter().cloned().map(Bytes::from).collect(),
@@ -170,7 +184,7 @@ impl Launch<'_> {
             user: account.map(|account| account.ids),
             process_group: self.process_group,
             ignored_signals: self.ignored_signals.clone(),
-            commands: stop_commands(self.workload),
+            commands: commands(self.workload),
             ..Program::default()
         }
     }
@@ -202,10 +216,13 @@ impl Launch<'_> {
         account: Option<&Account>,
         secrets: Vec<(String, Bytes)>,
         secrets_dir: Option<&PathBuf>,
+        id: &str,
     ) -> Vec<(Bytes, Bytes)> {
         let mut variables = BTreeMap::new();
         let mut set = |name: OsString, value: Bytes| drop(variables.insert(words::variable(&name), (name, value)));
-        for (name, value) in std::env::vars_os() {
+        // What estop itself is to say to its service manager is nobody else's.
+        let own = |name: &OsString| SERVICE_MANAGERS.iter().any(|known| name == known);
+        for (name, value) in std::env::vars_os().filter(|(name, _)| !own(name)) {
             set(name, value.into());
         }
         for (name, value) in account.map(|account| &account.variables).into_iter().flatten() {
@@ -216,6 +233,12 @@ impl Launch<'_> {
         }
         if let Some(dir) = secrets_dir {
             set("ESTOP_SECRETS_DIR".into(), dir.clone().into());
+        }
+        if let Some(notify) = self.notify(id) {
+            set("NOTIFY_SOCKET".into(), format!("@{}", notify.socket).into());
+            if let Some(watchdog) = notify.watchdog {
+                set("WATCHDOG_USEC".into(), watchdog.as_micros().to_string().into());
+            }
         }
         // estop's own key opens all secrets; it is nobody's but estop's, unless the configuration hands it on by name.
         for own in OWN_VARIABLES.into_iter().filter(|own| !self.workload.environment.contains_key(*own)) {
@@ -327,13 +350,26 @@ fn stop_steps(workload: &Workload) -> Vec<StopStep> {
     if steps.is_empty() { vec![StopStep::plain(grace)] } else { steps }
 }
 
-/// The commands among those steps, in their order.
-fn stop_commands(workload: &Workload) -> Vec<Vec<Bytes>> {
-    let commands = workload.stop.iter().filter_map(|step| match &step.ask {
-        config::Ask::Exec(command) => Some(command.argv().iter().cloned().map(Bytes::from).collect()),
+/// The further commands of `workload`: those of its stop, in their order, of `ready` and of `alive`.
+fn commands(workload: &Workload) -> Vec<Vec<Bytes>> {
+    let stop = workload.stop.iter().filter_map(|step| match &step.ask {
+        config::Ask::Exec(command) => Some(command),
         _ => None,
     });
-    commands.collect()
+    let checks = workload.ready.iter().chain(&workload.alive).filter_map(|check| match &check.probe {
+        Probe::Exec(command) => Some(command),
+        _ => None,
+    });
+    stop.chain(checks).map(|command| command.argv().iter().cloned().map(Bytes::from).collect()).collect()
+}
+
+/// The number of the further command that is the check `which` of `workload`.
+pub fn check_command(workload: &Workload, which: &Check) -> usize {
+    let is_exec = |check: &&Check| matches!(check.probe, Probe::Exec(_));
+    let before = workload.stop.iter().filter(|step| matches!(step.ask, config::Ask::Exec(_))).count();
+    let ready = workload.ready.as_ref().filter(is_exec);
+    let is_alive = workload.alive.as_ref() == Some(which) && ready != Some(which);
+    before + usize::from(is_alive && ready.is_some())
 }
 
 /// The ladder of a workload.

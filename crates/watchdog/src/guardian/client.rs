@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::platform::{self, Connection};
-use super::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
-use crate::job::Limits;
+use super::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, UNHEALTHY, Verb};
+use crate::job::{Exit, Limits};
 use crate::ladder::Thresholds;
 use crate::registry::JobDir;
 use crate::stop::{Category, StopReport};
@@ -138,6 +138,25 @@ impl Client {
         let given =
             if category == Category::Ask { self.status().map_or(0.0, |status| status.stop_seconds) } else { 0.0 };
         self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait + Duration::from_secs_f64(given))
+    }
+
+    /// Stops the job, which does not do its work any more, as [`Client::stop`] does.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn stop_unhealthy(&mut self, reason: &str, wait: Duration) -> Result<StopReport> {
+        let given = self.status().map_or(0.0, |status| status.stop_seconds);
+        let order = Order { number: UNHEALTHY, reason, ..Order::new(Verb::Stop, 0) };
+        self.ask(order, wait + Duration::from_secs_f64(given))
+    }
+
+    /// Runs the further command `command` inside the job; waits at most `wait` for its end.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn run(&mut self, command: usize, wait: Duration) -> Result<Exit> {
+        let number = i64::try_from(command).unwrap_or(i64::MAX);
+        self.ask(Order { number, ..Order::new(Verb::Run, 0) }, wait)
     }
 
     /// Freezes the job; with a `lease`, for at most that long.

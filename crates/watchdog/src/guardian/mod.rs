@@ -6,6 +6,7 @@
 
 mod client;
 mod evidence;
+mod health;
 mod http;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -26,6 +27,7 @@ use windows as platform;
 
 pub use client::{Answer, Client};
 pub use evidence::{Evidence, Recorder};
+pub use health::NotifySpec;
 pub use log::LogSpec;
 pub use platform::{Watched, Writing, order};
 pub use spec::{Ask, GuardianSpec, OnBrainLoss, OnBreach, StopStep};
@@ -36,6 +38,7 @@ struct Sources<'a> {
     listener: &'a platform::Listener,
     now_file: &'a platform::NowFile,
     signals: &'a platform::Signals,
+    notify: Option<&'a platform::Notify>,
     brain: Option<&'a platform::Watched>,
     job: &'a dyn crate::job::Job,
 }

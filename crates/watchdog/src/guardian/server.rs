@@ -1,5 +1,6 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
+mod asking;
 mod orders;
 
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::Sources;
 use super::evidence::{Evidence, Recorder, Writing};
-use super::http;
+use super::health::Said;
 use super::log::Log;
 use super::outcome::Record;
 use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
-use super::spec::{Ask, GuardianSpec, OnBrainLoss, event_of};
+use super::spec::{GuardianSpec, OnBrainLoss, event_of};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
@@ -54,6 +55,7 @@ pub(super) struct Prepared {
     pub(super) now_file: NowFile,
     pub(super) signals: Signals,
     pub(super) log: Option<Log>,
+    pub(super) said: Option<Said>,
 }
 
 /// Who wants a frozen job to stand still.
@@ -65,6 +67,13 @@ enum Holder {
     Leases(u32),
     /// The policy for the time without a brain.
     BrainLoss,
+}
+
+/// A further command that somebody has had run.
+struct Probe {
+    command: usize,
+    to: Return,
+    request: u64,
 }
 
 /// What calls for a `CRITICAL_STOP`.
@@ -111,6 +120,8 @@ pub(super) struct Server {
     thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
     confirmed: bool,
+    /// Who waits for the end of a further command.
+    probes: Vec<Probe>,
     /// Which step of the stop comes next, while it is asked to end by steps.
     asking: Option<usize>,
     /// How many processes there were when the job was asked to end.
@@ -141,6 +152,7 @@ impl Server {
             warned: None,
             thaws: 0,
             confirmed: false,
+            probes: Vec::new(),
             asking: None,
             asked: 0,
             last_breach: None,
@@ -156,7 +168,8 @@ impl Server {
             self.read_now_file();
             self.read_orders();
             self.look_at_job();
-            self.look_at_steps();
+            self.look_at_commands();
+            self.look_at_health();
             self.look_at_brain();
             self.look_at_clock();
         }
@@ -168,8 +181,9 @@ impl Server {
         let now = Instant::now();
         let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
         let left = next.saturating_duration_since(now);
-        let Prepared { listener, now_file, signals, job, .. } = &self.prepared;
-        platform::wait(&Sources { listener, now_file, signals, brain: self.brain.as_ref(), job: job.job() }, left);
+        let Prepared { listener, now_file, signals, job, said, .. } = &self.prepared;
+        let (brain, notify) = (self.brain.as_ref(), said.as_ref().map(|said| &said.socket));
+        platform::wait(&Sources { listener, now_file, signals, notify, brain, job: job.job() }, left);
     }
 
     fn read_signals(&mut self) {
@@ -410,6 +424,9 @@ impl Server {
     fn thaw(&mut self) {
         self.thaws += 1;
         self.prepared.job.thaw();
+        if let Some(said) = &mut self.prepared.said {
+            said.stood_still();
+        }
     }
 
     fn ask(&mut self) {
@@ -417,34 +434,6 @@ impl Server {
         self.asked = self.prepared.job.count();
         self.asking = Some(0);
         self.take_step();
-    }
-
-    /// Takes the next step of the stop. One that cannot be taken is over at once; after the last one comes the kill.
-    fn take_step(&mut self) {
-        let Some(step) = self.asking.and_then(|next| self.prepared.spec.stop.get(next)).cloned() else {
-            self.asking = None;
-            self.deadline = Some(Instant::now());
-            return;
-        };
-        self.asking = self.asking.map(|next| next + 1);
-        let taken = match step.ask {
-            // A program that has ended meanwhile is noticed by the next look.
-            Ask::Signal(signal) => self.prepared.job.signal(signal).is_ok(),
-            Ask::Run(command) => self.prepared.job.run(command).is_ok(),
-            Ask::Http(url) => self.helpers.begin(move || http::post(&url, step.wait)),
-        };
-        self.deadline = Some(Instant::now() + if taken { step.wait } else { Duration::ZERO });
-    }
-
-    /// A step that has failed is not waited for.
-    fn look_at_steps(&mut self) {
-        let mut failed = self.helpers.has_failed();
-        while let Some((_, exit)) = self.prepared.job.take_result() {
-            failed |= exit.code != Some(0);
-        }
-        if failed && self.state == State::Stopping && self.asking.is_some() {
-            self.deadline = Some(Instant::now());
-        }
     }
 
     fn kill(&mut self, category: Category) {

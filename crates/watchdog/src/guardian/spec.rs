@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::health::NotifySpec;
 use super::log::LogSpec;
 use crate::job::{JobSpec, ProcessId, SecretFile, TERMINATE};
 use crate::ladder::{Rung, Thresholds};
@@ -77,6 +78,9 @@ pub struct GuardianSpec {
     pub thresholds: Thresholds,
     /// What the top rung does.
     pub on_breach: OnBreach,
+    /// How the workload says that it is ready and alive, if it does.
+    #[serde(default)]
+    pub notify: Option<NotifySpec>,
     /// How the workload is asked to end, in this order, before it is killed.
     pub stop: Vec<StopStep>,
     /// Whether it may be frozen while nobody decided to stop it. Not a database that holds others' locks.

@@ -9,6 +9,7 @@ use estop_durable::lock::Lock;
 use estop_durable::replace;
 
 use super::evidence::Recorder;
+use super::health::Said;
 use super::log::Log;
 use super::platform::{self, Listener, NowFile, Signals, Starter, Told, own_id};
 use super::server::{Prepared, Server};
@@ -171,6 +172,8 @@ fn set_up(
     let reserve = dir.reserve()?;
     let listener = Listener::bind(dir, &spec.job.id)?;
     let now_file = NowFile::watch(run_dir)?;
+    // Before the program starts, which may speak at once.
+    let said = spec.notify.as_ref().map(Said::open).transpose()?;
     deliver_secret_files(&spec)?;
     let mut job = JobObjectManager::create(spec.job.clone(), spec.thresholds)?;
     platform::note_place(&spec);
@@ -185,7 +188,7 @@ fn set_up(
     spec.secret_files.clear();
     let [latch_own, latch_all] = [latches.own, latches.all].map(Arc::new);
     let log = spec.log.as_ref().and_then(Log::open);
-    Ok(Prepared { log, spec, job, dir: dir.clone(), reserve, listener, latch_own, latch_all, now_file, signals })
+    Ok(Prepared { log, said, spec, job, dir: dir.clone(), reserve, listener, latch_own, latch_all, now_file, signals })
 }
 
 /// Records the job and starts its program.

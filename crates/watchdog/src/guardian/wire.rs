@@ -46,10 +46,15 @@ pub enum Verb {
     Adopt,
     /// List the processes.
     Inspect,
+    /// Run the further command `number` inside the job: answered by [`crate::job::Exit`] when it has ended.
+    Run,
 }
 
+/// The `number` of a [`Verb::Stop`] of what does not do its work any more.
+pub const UNHEALTHY: i64 = 1;
+
 impl Verb {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Status,
         Self::Stop,
         Self::Now,
@@ -59,6 +64,7 @@ impl Verb {
         Self::SetLimits,
         Self::Adopt,
         Self::Inspect,
+        Self::Run,
     ];
 
     fn number(self) -> u8 {
@@ -72,6 +78,7 @@ impl Verb {
             Self::SetLimits => 7,
             Self::Adopt => 8,
             Self::Inspect => 9,
+            Self::Run => 10,
         }
     }
 }
@@ -246,6 +253,12 @@ pub struct Status {
     pub stop_seconds: f64,
     /// The last breach.
     pub last_breach: Option<Breach>,
+    /// Whether it has said that it is ready; `None` of one that does not say.
+    #[serde(default)]
+    pub ready: Option<bool>,
+    /// What it says of itself.
+    #[serde(default)]
+    pub said: String,
     /// How often it was thawed. While that stays the same, a frozen job has not run.
     pub thaws: u64,
 }

@@ -140,6 +140,9 @@ pub trait Job {
     /// Sends a signal to every process of the job.
     fn signal_all(&self, signal: i32);
 
+    /// Whether the process `pid` is in it.
+    fn holds(&self, pid: u32) -> bool;
+
     /// Starts the further command of this number inside the job.
     ///
     /// # Errors
@@ -198,9 +201,6 @@ pub trait Job {
     /// The main process, to be waited for until it was reaped.
     #[cfg(windows)]
     fn main_handle(&self) -> Option<std::os::windows::io::BorrowedHandle<'_>>;
-    /// Whether the process `pid` is in it.
-    #[cfg(windows)]
-    fn holds(&self, pid: u32) -> bool;
     /// What another process needs to end this job when its guardian cannot.
     fn handle(&self) -> crate::registry::Handle;
 }

@@ -75,6 +75,7 @@ impl Scene {
             state_dir: self.path("state"),
             thresholds: Thresholds::default(),
             on_breach: OnBreach::CriticalStop,
+            notify: None,
             stop: vec![StopStep::plain(Duration::from_millis(300))],
             freezable: true,
             freeze_max: Duration::from_mins(1),

@@ -221,6 +221,7 @@ impl Keeper {
             state_dir: self.dir.path().join("state"),
             thresholds: Thresholds::default(),
             on_breach: OnBreach::CriticalStop,
+            notify: None,
             stop: vec![StopStep::plain(Duration::from_millis(20))],
             freezable: true,
             freeze_max: Duration::from_mins(1),

@@ -8,7 +8,7 @@ use std::path::Path;
 use estop_watchdog::job::CPU_WEIGHTS;
 
 use crate::config::problem::suggest;
-use crate::config::{Ask, At, Command, Config, Count, KeyPath, Percent, Period, Problem};
+use crate::config::{Ask, At, Command, Config, Count, KeyPath, Percent, Period, Probe, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
 use crate::platform::programs::find_program;
 use crate::platform::{NoProgram, account, words};
@@ -21,6 +21,8 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         references(config, workload, &key, problems);
         limits(workload, &key, problems);
         freezing(workload, &key, problems);
+        needs(config, name, workload, &key, problems);
+        restarting(workload, &key, problems);
     }
     recovery(config, problems);
 }
@@ -63,6 +65,39 @@ fn stop_steps(
         if let Ask::Exec(exec) = &step.ask {
             command(exec, place.clone().index(index).key("exec"), directory, search, problems);
         }
+    }
+    for (which, check) in [("ready", &workload.ready), ("alive", &workload.alive)] {
+        let place = key.clone().key(which);
+        match check.as_ref().map(|check| &check.probe) {
+            Some(Probe::Exec(exec)) => command(exec, place.key("exec"), directory, search, problems),
+            Some(Probe::Notify) if !words::HAS_NOTIFY => {
+                let message = "a program on Windows has no socket to notify by";
+                problems.push(Problem::at(place, message, "use exec, http or tcp"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether what it needs is there, and does not need it in turn.
+fn needs(config: &Config, name: &str, workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    for (index, need) in workload.needs.iter().enumerate() {
+        let place = key.clone().key("needs").index(index);
+        if !config.workloads.contains_key(need) {
+            let known: Vec<&str> = config.workloads.keys().map(String::as_str).collect();
+            let message = format!("there is no workload \"{}\"", need.escape_debug());
+            problems.push(Problem::at(place, message, suggest(need, &known, "workloads")));
+        } else if config.needs_of(need).contains(name) || need == name {
+            let message = format!("{need} needs {name} in turn: neither could ever be started");
+            problems.push(Problem::at(place, message, "take one of the two out"));
+        }
+    }
+}
+
+fn restarting(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    if workload.restart_window == Period::default() {
+        let place = key.clone().key("restart_window");
+        problems.push(Problem::at(place, "over no time at all nothing can be counted", "give it a length of time"));
     }
 }
 

@@ -8,6 +8,9 @@ use rustix::process::Signal;
 /// The signals by which a program may be told something, and asked to end.
 pub(crate) const SIGNALS: &[&str] = &["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "CONT"];
 
+/// Whether a program can say of itself that it is ready, as `sd_notify` does.
+pub(crate) const HAS_NOTIFY: bool = true;
+
 /// What to do about a file that is no program.
 pub(crate) const HOW_TO_EXECUTE: &str = "check the file and its mode";
 

@@ -7,6 +7,9 @@ use estop_watchdog::job::Bytes;
 /// What stands for signals: Ctrl-Break and `WM_CLOSE`, and Ctrl-C.
 pub(crate) const SIGNALS: &[&str] = &["TERM", "INT"];
 
+/// Whether a program can say of itself that it is ready, as `sd_notify` does.
+pub(crate) const HAS_NOTIFY: bool = false;
+
 /// What to do about a file that is no program.
 pub(crate) const HOW_TO_EXECUTE: &str =
     "run a batch file by `cmd /c`, with arguments that are safe there, and a script by its interpreter";

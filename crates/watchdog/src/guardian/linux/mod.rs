@@ -3,6 +3,7 @@
 mod channel;
 mod helpers;
 mod log;
+mod notify;
 mod sockets;
 mod surroundings;
 
@@ -17,6 +18,7 @@ use rustix::event::{PollFd, PollFlags};
 pub(super) use channel::{NOT_EXECUTABLE, NOT_FOUND, Starter, Told, launch, note_place, settle_in, step_aside};
 pub(super) use helpers::Helpers;
 pub(super) use log::{first_data, give_back, open_log};
+pub(super) use notify::Notify;
 pub(super) use sockets::{Connection, Listener, Received, Return, authorize};
 pub(super) use surroundings::{NowFile, Raised, Signals, own_id};
 pub use surroundings::{Writing, order};
@@ -57,14 +59,17 @@ pub(super) fn arguments(id: ProcessId) -> String {
 pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
     let idle = sources.listener.descriptor();
     // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
-    let mut fds = [idle; 8].map(|fd| PollFd::new(fd, PollFlags::IN));
+    let mut fds = [idle; 9].map(|fd| PollFd::new(fd, PollFlags::IN));
     fds[1] = PollFd::new(sources.now_file.descriptor(), PollFlags::IN);
     fds[2] = PollFd::new(sources.signals.descriptor(), PollFlags::IN);
     if let Some(Watched(fd)) = sources.brain {
         fds[3] = PollFd::new(fd, PollFlags::IN);
     }
+    if let Some(notify) = sources.notify {
+        fds[4] = PollFd::new(notify.descriptor(), PollFlags::IN);
+    }
     let job = sources.job.descriptors();
-    for (slot, descriptor) in fds[4..].iter_mut().zip(&job) {
+    for (slot, descriptor) in fds[5..].iter_mut().zip(&job) {
         if let Some((fd, priority)) = descriptor {
             *slot = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
         }

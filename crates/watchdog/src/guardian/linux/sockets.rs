@@ -121,7 +121,7 @@ fn connected(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn unbound() -> Result<OwnedFd> {
+pub(super) fn unbound() -> Result<OwnedFd> {
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
             .doing("create a socket")?;
@@ -137,7 +137,7 @@ fn address_in(directory: &std::fs::File, path: &Path) -> Result<SocketAddrUnix> 
 }
 
 /// Receives without waiting; `None` if there is nothing. Allocates nothing.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<Received> {
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<Received> {
     // `rustix` takes the sender's PID for non-zero, which it is not for senders outside this PID namespace.
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut address = MaybeUninit::<libc::sockaddr_un>::zeroed();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Holder, Server, Trigger, WAITING_LIMIT};
 use crate::guardian::platform::{self, Received, Return, Watched, authorize, own_id};
 use crate::guardian::table::{Action, Event, State, action};
-use crate::guardian::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, Verb};
+use crate::guardian::wire::{DATAGRAM_LIMIT, Listing, Order, Reply, ReplyKind, Status, UNHEALTHY, Verb};
 use crate::job::Limits;
 use crate::ladder::Thresholds;
 use crate::registry::{RunDir, is_below_a_guardian};
@@ -54,6 +54,7 @@ impl Server {
                     result.and_then(|signal| self.prepared.job.signal(signal).map_err(|error| error.to_string())),
                 );
             }
+            Verb::Run => self.run_command(order, from),
             Verb::SetLimits => {
                 let result = self.set_limits(order.body);
                 self.conclude(from, request, result);
@@ -140,7 +141,8 @@ impl Server {
             self.emergency(trigger, order.reason);
         } else {
             if self.state != State::Ended {
-                self.record.blame(StoppedBy::Operator, order.reason);
+                let by = if order.number == UNHEALTHY { StoppedBy::Health } else { StoppedBy::Operator };
+                self.record.blame(by, order.reason);
             }
             if order.category == Category::Kill {
                 self.perform(Action::Kill, Category::Kill, None);
@@ -174,6 +176,8 @@ impl Server {
             uptime_seconds: job.monitor().started().elapsed().as_secs_f64(),
             stop_seconds: self.prepared.spec.stop.iter().map(|step| step.wait.as_secs_f64()).sum(),
             last_breach: self.last_breach,
+            ready: self.prepared.said.as_ref().map(|said| said.ready),
+            said: self.prepared.said.as_ref().map(|said| said.status.clone()).unwrap_or_default(),
             thaws: self.thaws,
         }
     }
@@ -212,11 +216,11 @@ impl Server {
         }
     }
 
-    fn answer(&self, to: Option<&Return>, request: u64, body: &impl serde::Serialize) {
+    pub(super) fn answer(&self, to: Option<&Return>, request: u64, body: &impl serde::Serialize) {
         self.reply(to, ReplyKind::Done, request, &serde_json::to_vec(body).unwrap_or_default());
     }
 
-    fn refuse(&self, to: Option<&Return>, request: u64, reason: &str) {
+    pub(super) fn refuse(&self, to: Option<&Return>, request: u64, reason: &str) {
         self.reply(to, ReplyKind::Refused, request, &serde_json::to_vec(reason).unwrap_or_default());
     }
 

@@ -344,6 +344,13 @@ impl Job for LinuxJob {
         }
     }
 
+    fn holds(&self, pid: u32) -> bool {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.processes().contains(&pid),
+            None => self.descendants().iter().any(|stat| stat.id.pid == pid),
+        }
+    }
+
     fn run(&mut self, command: usize) -> io::Result<()> {
         if let Some(init) = self.reports.as_ref() {
             return init::ask_to_run(init, command);
