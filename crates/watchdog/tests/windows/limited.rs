@@ -14,14 +14,14 @@ fn a_busy_program_and_a_large_one_are_seen() {
     let scene = Scene::new();
     let mut job = scene.running("busy");
     until("it is seen to be busy", || {
-        job.sample();
+        job.sample(None);
         job.last_sample().unwrap().cpu_cores > 0.3
     });
     expect_proven(&scene, &mut job);
 
     let scene = Scene::new();
     let mut job = scene.running("hog");
-    job.sample();
+    job.sample(None);
     let sample = *job.last_sample().unwrap();
     assert!(sample.memory_bytes > 60 << 20 && sample.processes >= 1, "{sample:?}");
     expect_proven(&scene, &mut job);
@@ -56,7 +56,7 @@ fn a_process_that_is_too_large_is_a_breach() {
     let scene = Scene::new();
     let mut job = scene.job("hog", Limits { process_memory_max: Some(48 << 20), ..Limits::default() });
     job.spawn().unwrap();
-    until("it is a breach", || job.sample().is_some_and(|breach| breach.metric == Metric::ProcessMemory));
+    until("it is a breach", || job.sample(None).is_some_and(|breach| breach.metric == Metric::ProcessMemory));
     expect_proven(&scene, &mut job);
 }
 
@@ -65,7 +65,7 @@ fn cpu_time_of_all_is_a_breach() {
     let scene = Scene::new();
     let mut job = scene.job("busy", Limits { cpu_time_max: Some(Duration::from_millis(300)), ..Limits::default() });
     job.spawn().unwrap();
-    until("it is a breach", || job.sample().is_some_and(|breach| breach.metric == Metric::CpuTime));
+    until("it is a breach", || job.sample(None).is_some_and(|breach| breach.metric == Metric::CpuTime));
     assert!(job.monitor().peak().cpu_seconds >= 0.3);
     expect_proven(&scene, &mut job);
 }
