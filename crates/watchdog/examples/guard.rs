@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The process group of this program, whose terminal the command is to share.
 #[cfg(unix)]
 fn group() -> u32 {
-    rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned()
+    estop_watchdog::job::linux::own_process_group().as_raw_nonzero().get().cast_unsigned()
 }
 
 /// On Windows any will do: the command then shares this program's console.

@@ -111,3 +111,22 @@ fn ignored_signals_are_those_of_the_caller() {
         assert_eq!(ignored(&format!("{trap} {run}")), ignored(&format!("{trap} exec")), "{trap}");
     }
 }
+
+/// As in some containers: the process group lies outside of the PID namespace, where it has no number.
+#[cfg(unix)]
+#[test]
+fn a_process_group_that_cannot_be_seen_keeps_nothing_from_running() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let plain = scene.command(&["run", "--no-pid-namespace", "--", "sh", "-c", "exit 7"]);
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(plain.get_program()).args(plain.get_args());
+    command.current_dir(scene.path());
+    for (name, value) in plain.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    scene.start(&mut command).wait().expect(7);
+    scene.expect_nothing_left();
+}

@@ -4,9 +4,9 @@ use std::io::IsTerminal as _;
 use std::process::Child;
 
 use estop_watchdog::guardian::Client;
-use estop_watchdog::job::linux::bring_to_front;
+use estop_watchdog::job::linux::{bring_to_front, own_process_group};
 use estop_watchdog::registry::JobDir;
-use rustix::process::{Pid, getpgrp};
+use rustix::process::Pid;
 use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -28,7 +28,7 @@ pub(crate) struct Foreground {
 impl Foreground {
     /// Looks at the terminal and at the signals that the caller ignores.
     pub(crate) fn enter() -> Self {
-        let group = getpgrp();
+        let group = own_process_group();
         let owned = terminal().is_some_and(|terminal| rustix::termios::tcgetpgrp(terminal) == Ok(group));
         Self { group, owned, ignored: ignored_signals(), signals: None }
     }

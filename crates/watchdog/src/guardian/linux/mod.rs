@@ -36,7 +36,7 @@ pub struct Watched(OwnedFd);
 impl Watched {
     /// `None` if it has ended, or cannot be watched.
     pub fn open(id: ProcessId) -> Option<Self> {
-        procfs::open(id).map(Self)
+        procfs::open_to_wait(id).map(Self)
     }
 
     /// Whether it has ended.

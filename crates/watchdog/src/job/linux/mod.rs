@@ -35,7 +35,7 @@ use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
 pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
-pub use terminal::bring_to_front;
+pub use terminal::{bring_to_front, own_process_group};
 
 /// This program's own file, also when an upgrade has put another in its place.
 pub const OWN_EXECUTABLE: &str = "/proc/self/exe";

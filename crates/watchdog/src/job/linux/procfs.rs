@@ -124,12 +124,23 @@ pub fn open(id: ProcessId) -> Option<OwnedFd> {
     open_exactly(id).ok().flatten()
 }
 
-/// A descriptor of exactly the process `id`; `None` if it has ended, also when its PID was given to another.
+/// A descriptor of exactly the process `id`, to signal it; `None` if it has ended, also when its PID was given to another. No
+/// job has the host's init in it.
 ///
 /// # Errors
 /// If it cannot be told, or the process is there and no descriptor can be had.
 pub fn open_exactly(id: ProcessId) -> io::Result<Option<OwnedFd>> {
-    let pid = i32::try_from(id.pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    if id.pid == 1 { Ok(None) } else { open_any(id) }
+}
+
+/// A descriptor of exactly the process `id`, to wait for its end; `None` if it has ended or none can be had. In a container
+/// estop itself may be the first process.
+pub fn open_to_wait(id: ProcessId) -> Option<OwnedFd> {
+    open_any(id).ok().flatten()
+}
+
+fn open_any(id: ProcessId) -> io::Result<Option<OwnedFd>> {
+    let pid = i32::try_from(id.pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw);
     let Some(pid) = pid else { return Ok(None) };
     let fd = pidfd_open(pid, PidfdFlags::empty());
     // Looked up after the descriptor was taken: if it is the same process now, the descriptor is of it.

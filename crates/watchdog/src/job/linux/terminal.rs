@@ -7,6 +7,19 @@ use rustix::process::Pid;
 use crate::Result;
 use crate::error::Context as _;
 
+/// The process group of this process, whose terminal a program is to share. One that lies outside of this PID namespace, as it may
+/// in a container, has no number here: then this process gets a group of its own.
+pub fn own_process_group() -> Pid {
+    // `getpgrp` of `rustix` takes it for granted that there is a number.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let group = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(2)?.parse().ok());
+    group.and_then(Pid::from_raw).unwrap_or_else(|| {
+        // It fails only for the leader of a session, whose group has its own number.
+        let _ = rustix::process::setpgid(None, None);
+        rustix::process::getpid()
+    })
+}
+
 /// Makes `group` the foreground process group of `terminal`, also from the background.
 ///
 /// # Errors
