@@ -17,13 +17,17 @@ fn exec(which: &str, body: &str, more: &str) -> String {
 #[test]
 fn what_needs_another_is_started_after_it_is_ready_and_stopped_before_it() {
     let scene = Scene::new();
+    // Told by a command, which works on every system.
     let says = |name: &str, begin: &str| {
-        format!("trap 'echo {name} >> $CANARY/ended; exit 0' TERM; {begin}; while :; do sleep 0.05; done")
+        format!(
+            "rm -f $CANARY/end-{name}; {begin}; while [ ! -e $CANARY/end-{name} ]; do sleep 0.05; done; echo {name} >> $CANARY/ended"
+        )
     };
+    let stop = |name: &str| format!("stop = [{{ exec = [\"sh\", \"-c\", \"echo > $CANARY/end-{name}\"] }}]\n");
     let db = says("db", "rm -f $CANARY/db; sleep 0.5; echo > $CANARY/db");
     let api = says("api", "[ -e $CANARY/db ] && echo > $CANARY/after");
-    let config = workload("api", &api, "needs = [\"db\"]")
-        + &workload("db", &db, &exec("ready", "[ -e $CANARY/db ]", ""))
+    let config = workload("api", &api, &(stop("api") + "needs = [\"db\"]"))
+        + &workload("db", &db, &(stop("db") + &exec("ready", "[ -e $CANARY/db ]", "")))
         + &workload("other", "sleep 1000", "");
     scene.house().config(&config);
     let brain = scene.up();

@@ -101,6 +101,7 @@ fn an_incident_in_the_middle_is_resumed() {
     let incident = wait_closed(&scene);
     assert_eq!(incident["id"], id.as_str());
     expect_recovered(&scene, &incident);
+    until("what the killed daemon had run has ended", || scene.workload_alive().is_empty());
     scene.json(0, &["down"]);
     brain.wait().expect(0);
     scene.expect_nothing_left();

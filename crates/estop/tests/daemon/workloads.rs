@@ -56,7 +56,8 @@ fn each_workload_is_started_shown_and_stopped() {
         (&true.into(), &false.into()),
         "{stopped:#}"
     );
-    assert!(scene.workload_alive().values().all(|arguments| !arguments.contains("villain")));
+    let left = scene.workload_alive();
+    assert!(left.values().all(|arguments| !arguments.contains("villain")), "{left:#?} after {stopped:#}");
     scene.wait_state("b", "stopped");
     scene.json(0, &["restart", "a"]);
     let again = scene.wait_state("a", "running");
