@@ -90,7 +90,8 @@ pub(super) fn left_in_the_system(_scene: &Scene) -> Vec<PathBuf> {
 
 pub(super) fn tidy(_scene: &Scene, _deadline: Instant) {}
 
-/// All processes, by the system's list.
+/// All processes that have a thread, by the system's list: one that is being made, or is gone but for its handles, has none, and runs
+/// nothing. Under Wine one that was ended while it was being made stays in the list like that for ever.
 fn all() -> Vec<u32> {
     // SAFETY: takes two numbers.
     let snapshot = unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPPROCESS, 0) };
@@ -102,7 +103,9 @@ fn all() -> Vec<u32> {
     // SAFETY: the handle is open, and the place lives until the call returns.
     let mut more = unsafe { Process32FirstW(snapshot.as_raw_handle(), &raw mut entry) };
     while more != 0 {
-        found.push(entry.th32ProcessID);
+        if entry.cntThreads > 0 {
+            found.push(entry.th32ProcessID);
+        }
         // SAFETY: as above.
         more = unsafe { Process32NextW(snapshot.as_raw_handle(), &raw mut entry) };
     }
