@@ -8,6 +8,14 @@ use estop_watchdog::registry::RunDir;
 
 use crate::scene::{Scene, Signal, signal, spent_by, taken_by, until};
 
+/// Wine 8 keeps a process in its list for ever, in no job, that was ended while it was being made: so many are no survivors.
+fn ghosts() -> usize {
+    #[cfg(windows)]
+    return usize::from(estop_watchdog::job::windows::is_wine());
+    #[cfg(unix)]
+    0
+}
+
 #[test]
 fn each_workload_is_started_shown_and_stopped() {
     let scene = Scene::new();
@@ -56,8 +64,10 @@ fn each_workload_is_started_shown_and_stopped() {
         (&true.into(), &false.into()),
         "{stopped:#}"
     );
-    let left = scene.workload_alive();
-    assert!(left.values().all(|arguments| !arguments.contains("villain")), "{left:#?} after {stopped:#}");
+    let written = scene.written();
+    let left: Vec<String> = scene.workload_alive().into_values().filter(|shown| shown.contains("villain")).collect();
+    assert!(left.len() <= ghosts(), "{left:#?} after {stopped:#}");
+    assert_eq!(scene.written(), written, "{left:#?} writes after {stopped:#}");
     scene.wait_state("b", "stopped");
     scene.json(0, &["restart", "a"]);
     let again = scene.wait_state("a", "running");
