@@ -25,6 +25,7 @@ use crate::engine::keys::Keys;
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::channel::Listener;
+use crate::platform::host;
 use crate::site::Site;
 use supervise::{Order, Supervisor};
 
@@ -73,6 +74,7 @@ pub struct Brain {
 /// # Errors
 /// If it cannot start: the configuration is wrong, or another brain runs.
 pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: impl FnOnce()) -> Result<()> {
+    host::make_room_for_jobs();
     let run_dir = site.open_run_dir()?;
     let lock = Lock::acquire(&run_dir.path().join("brain.lock"), LOCK_WAIT).map_err(|error| {
         Failure::new(Code::Refused, "locked", format!("another estop runs here: {error}"), "`estop down` ends it")

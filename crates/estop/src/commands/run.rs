@@ -25,6 +25,7 @@ use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::foreground::Foreground;
+use crate::platform::host;
 use crate::platform::processes::{end_descendants, end_with, inherit_orphans};
 use crate::platform::words;
 use crate::site::Site;
@@ -73,6 +74,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     refuse_given_twice("--secret", &options.secret)?;
     refuse_given_twice("--secret-file", &options.secret_file)?;
     let stores = Stores::of(&site, &workload)?;
+    host::make_room_for_jobs();
     if site.open_run_dir()?.job(&name).is_alive()? {
         // Before the snapshot: one of another's run is none of before it.
         return Err(estop_watchdog::Error::NameTaken { name }.into());

@@ -95,6 +95,11 @@ fn landlock(host: &Host) -> Check {
     }
 }
 
+/// Lets the kernel limit the jobs of an ordinary user, where its service manager has delegated a cgroup.
+pub(crate) fn make_room_for_jobs() {
+    estop_watchdog::job::linux::step_aside();
+}
+
 /// How the limit called `name` would be enforced by the kernel.
 pub(crate) fn how_to_enforce(name: &str) -> String {
     format!("have the controller `{name}` delegated, or run estop as root")

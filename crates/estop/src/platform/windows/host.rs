@@ -31,6 +31,9 @@ fn system() -> Check {
     Check::ok("system", shown)
 }
 
+/// Jobs need none here.
+pub(crate) fn make_room_for_jobs() {}
+
 /// How the limit called `name` would be enforced by the kernel.
 pub(crate) fn how_to_enforce(name: &str) -> String {
     format!("the {name} limit is enforced by Windows 8 and later")

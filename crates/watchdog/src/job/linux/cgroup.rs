@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 /// The group below which all jobs of all instances stand.
 pub(super) const ROOT: &str = "estop";
+/// The group that this process goes into where its own is to hand controllers on.
+const ASIDE: &str = "estop-self";
 /// The period of `cpu.max`, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 /// What cgroup v1 calls the weight of a group that is given none.
@@ -89,7 +91,9 @@ pub(super) fn place() -> std::result::Result<PathBuf, String> {
     } else {
         // A user's service manager may have delegated the group that this process is in.
         let own = procfs::cgroup(std::process::id()).ok_or("this process is in no cgroup v2")?;
-        mount.join(own.trim_start_matches('/'))
+        let own = mount.join(own.trim_start_matches('/'));
+        // Whoever stepped aside for its jobs stands one level below.
+        if own.ends_with(ASIDE) { own.parent().unwrap_or(&own).to_owned() } else { own }
     };
     let root = base.join(ROOT);
     match fs::metadata(&root) {
@@ -102,6 +106,36 @@ pub(super) fn place() -> std::result::Result<PathBuf, String> {
         }
         _ => Ok(root),
     }
+}
+
+/// Lets the group of this process hand its controllers on to those of jobs, where a service manager has delegated it to an ordinary
+/// user: a group with processes of its own cannot, so this process goes into one below. Only if it is alone there.
+pub fn step_aside() {
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(root) = place() else { return };
+    let Some(base) = root.parent().filter(|base| !base.join(ASIDE).exists()) else { return };
+    let alone = fs::read_to_string(base.join("cgroup.procs")).is_ok_and(|members| {
+        let own = std::process::id().to_string();
+        members.lines().all(|member| member == own)
+    });
+    let aside = base.join(ASIDE);
+    // Where it is not this user's group, or nothing is handed on anyway, all stays as it is.
+    if alone && has_controllers(base) && fs::create_dir(&aside).is_ok() {
+        let _ = fs::write(aside.join("cgroup.procs"), std::process::id().to_string());
+    }
+}
+
+fn has_controllers(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.controllers")).is_ok_and(|list| !list.trim().is_empty())
+}
+
+/// Whether a group can hand controllers on: one with processes of its own would become the root of a threaded subtree instead, in
+/// which no process can be started. The root of the hierarchy, which has no type, can do both.
+fn may_hand_on(group: &Path) -> bool {
+    let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    members.trim().is_empty() || !group.join("cgroup.type").exists()
 }
 
 /// Where this process can make cgroups for jobs, as it has tried with one that is gone again: whatever is tried at the place
@@ -148,6 +182,9 @@ impl Cgroup {
         let path = create_group(&instance, spec).on("create a cgroup in", &instance)?;
         // Each level hands the controllers on. Where they belong to v1, or may not be had, the kernel refuses.
         for level in [root.parent().unwrap_or(root), root, &instance] {
+            if !may_hand_on(level) {
+                break;
+            }
             for controller in ["+memory", "+pids", "+cpu", "+io"] {
                 let _ = fs::write(level.join("cgroup.subtree_control"), controller);
             }

@@ -27,6 +27,7 @@ use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
+pub use cgroup::step_aside;
 pub use host::Host;
 use init::Report;
 pub use init::detach_standard_streams;

@@ -103,6 +103,8 @@ pub(super) fn spawn(
         // The gate closes unopened, and the process ends.
         return Err(Error::Containment(format!("the new process could not be prepared: {error}")));
     }
+    // Before Linux 6.4 they are read from a file of this process that it may not open once it is not to be traced.
+    let _ = (rustix::param::page_size(), rustix::param::clock_ticks_per_second());
     // What belongs to a workload must not be traced out of this process by another program of the same user.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::io::write(&gate, &[init::GO]).doing("open the gate")?;
