@@ -25,7 +25,7 @@ use crate::engine::keys::Keys;
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::channel::Listener;
-use crate::platform::host;
+use crate::platform::{host, service};
 use crate::site::Site;
 use supervise::{Order, Supervisor};
 
@@ -107,10 +107,13 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
     });
     tokio::spawn(schedule::run(Arc::clone(&brain)));
     ready();
+    service::say_ready();
+    tokio::spawn(service::stay_alive());
     let stop_workloads = tokio::select! {
         _ = told_down.recv() => true,
         told = end => told?,
     };
+    service::say_stopping();
     if stop_workloads {
         brain.stop_all(supervisors).await;
     }

@@ -1,6 +1,6 @@
 //! The zoo: programs that resist being stopped, each in each tier, and a look at what is left that asks nobody but the kernel.
 //!
-//! Without arguments twenty stops of each. `ESTOP_ZOO_SECONDS=600 … claim --ignored` goes on for that long and keeps its counts in
+//! Without arguments twenty stops of each, or `ESTOP_ZOO_STOPS`. `ESTOP_ZOO_SECONDS=600 … claim --ignored` goes on for that long and keeps its counts in
 //! the file `ESTOP_ZOO_COUNTS`, so that it can be taken up again.
 //!
 //! This one program is the test, the guardian and the animal, so that it needs no test harness that would stand before `main`.
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         let left_out = !all && !housing.is_offered();
         animals::NAMES.iter().map(move |animal| {
             let trial = move || {
-                Keeper::new().stop_often(housing, animal, keeper::FAST);
+                Keeper::new().stop_often(housing, animal, keeper::fast());
                 Ok(())
             };
             Trial::test(format!("{}::{animal}", housing.name()), trial).with_ignored_flag(left_out)

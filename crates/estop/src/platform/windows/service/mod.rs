@@ -63,3 +63,12 @@ fn answer(name: &str, output: &Output, said: &str, more: Value) -> Result<Code> 
     });
     Ok(Code::Done)
 }
+
+/// The service control manager is told by the service's own program.
+pub(crate) fn say_ready() {}
+
+/// As above.
+pub(crate) fn say_stopping() {}
+
+/// It wants no signs of life.
+pub(crate) async fn stay_alive() {}
