@@ -58,6 +58,9 @@ pub struct RunArguments {
     /// Refuse to run with weaker containment
     #[arg(long, value_enum)]
     pub require_tier: Option<Tier>,
+    /// Refuse to run where the kernel does not enforce the limits that a kernel can
+    #[arg(long)]
+    pub enforce_by_kernel: bool,
     /// Run it as this user (root only)
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{Arguments, Output, Pair, RunArguments, output};
-use crate::config::{Command as Argv, OnBrainLoss, Period, Workload};
+use crate::config::{Command as Argv, Enforce, OnBrainLoss, Period, Workload};
 use crate::engine::keys::Keys;
 use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
@@ -172,6 +172,7 @@ fn workload(options: &RunArguments) -> Workload {
         grace: options.grace.unwrap_or(defaults.grace),
         on_breach: options.on_breach.into(),
         require_tier: options.require_tier.map(Into::into),
+        enforce: if options.enforce_by_kernel { Enforce::Kernel } else { Enforce::Any },
         user: options.user.clone(),
         protect,
         secrets: pairs(&options.secret),

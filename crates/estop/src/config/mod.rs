@@ -48,7 +48,7 @@ pub use stop::{Ask, StopStep};
 pub use store::{Keep, Store};
 pub use units::{Command, Count, CpuPercent, Percent, Period, Size};
 pub use vault::{Auth, Vault};
-pub use workload::{Ladder, Limits, Restart, Workload};
+pub use workload::{Enforce, Ladder, Limits, Restart, Workload};
 
 use document::{Document, section};
 

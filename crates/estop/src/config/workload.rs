@@ -66,6 +66,9 @@ pub struct Workload {
     /// The weakest containment it may run in; less is refused.
     #[serde(default)]
     pub require_tier: Option<Tier>,
+    /// Who has to enforce its limits.
+    #[serde(default)]
+    pub enforce: Enforce,
     /// The stores it writes. They are frozen with it while a snapshot is made.
     #[serde(default)]
     pub stores: Vec<String>,
@@ -152,6 +155,7 @@ impl Workload {
             grace: Self::default_grace(),
             on_breach: OnBreach::default(),
             require_tier: None,
+            enforce: Enforce::default(),
             stores: Vec::new(),
             protect: Vec::new(),
             secrets: BTreeMap::new(),
@@ -203,6 +207,17 @@ impl Workload {
     pub fn secret_names(&self) -> impl Iterator<Item = &str> {
         self.secrets.values().chain(self.secret_files.values()).map(String::as_str)
     }
+}
+
+/// Who has to enforce the limits of a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforce {
+    /// The kernel where it can, its guardian where not.
+    #[default]
+    Any,
+    /// The kernel alone; where it cannot, the workload is refused. Of time there is only its guardian.
+    Kernel,
 }
 
 /// Whether a workload is started again when it ends.

@@ -202,6 +202,7 @@ impl Launch<'_> {
         cover.dedup();
         Containment {
             require_tier: self.workload.require_tier,
+            enforce_by_kernel: self.workload.enforce == config::Enforce::Kernel,
             pid_namespace: self.workload.pid_namespace,
             new_privileges: self.workload.new_privs,
             landlock: self.workload.landlock,

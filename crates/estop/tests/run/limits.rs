@@ -34,6 +34,12 @@ fn time_is_limited() {
         let scene = Scene::new();
         let incident = breaches(&scene, &[options, &["--time-max", "300ms"]].concat(), &["sleep", "1000"]);
         assert!(incident["reason"].as_str().unwrap().contains("time"), "{incident:#}");
+        // What it was at is written down before it is gone. Where the tree is looked at by no copy of the guardian, less is.
+        #[cfg(unix)]
+        if options.len() < 2 {
+            let log = std::fs::read_to_string(scene.house().state_dir().join("critical-failures.jsonl")).unwrap();
+            assert!(log.contains("\"arguments\":\"sleep 1000\"") && log.contains("\"open\":[\""), "{log}");
+        }
     }
 }
 
@@ -113,6 +119,22 @@ fn together_processes_may_have_more_than_each_of_them() {
 }
 
 /// A limit that nothing enforces must not be taken for one that holds.
+/// A guardian would watch what the kernel does not enforce, unless that is not enough.
+#[test]
+fn what_only_the_guardian_would_enforce_is_refused_where_the_kernel_is_asked_for() {
+    let scene = Scene::new();
+    // The memory of one process no cgroup limits, and under Wine nothing is known of a rate.
+    #[cfg(unix)]
+    let limit = ["--process-memory-max", "1GiB"];
+    #[cfg(windows)]
+    let limit = ["--io-max", "1GiB"];
+    let refused = scene.run(&["run", limit[0], limit[1], "--enforce-by-kernel", "--", "touch", "begun"]).expect(4);
+    assert!(refused.stderr.contains(&limit[0][2..].replace('-', "_")), "{refused:?}");
+    assert!(!scene.path().join("begun").exists(), "it was started");
+    scene.run(&["run", "--time-max", "1h", "--enforce-by-kernel", "--", "true"]).expect(0);
+    scene.expect_nothing_left();
+}
+
 #[test]
 fn what_nothing_enforces_here_is_refused_before_anything_starts() {
     let scene = Scene::new();

@@ -309,6 +309,7 @@ mod tests {
             arguments: String::new(),
             state: 'D',
             memory_bytes: u64::MAX,
+            open: Vec::new(),
         };
         for count in [0, 1, 300, 5000] {
             let listing = Listing::of(vec![process.clone(); count]);

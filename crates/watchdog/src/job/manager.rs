@@ -241,6 +241,12 @@ impl JobObjectManager {
 /// [`Error::Unenforceable`]: a limit must not be taken for one that holds.
 fn effective(job: &dyn Job, spec: &JobSpec, limits: &Limits, thresholds: &Thresholds) -> Result<Thresholds> {
     let effective = limits.on_top_of(thresholds, job.enforced());
+    if spec.containment.enforce_by_kernel
+        && let Some(limit) = limits.left_to_the_monitor(job.enforced())
+    {
+        let reason = "its guardian would, and the kernel is asked for; see `estop doctor`";
+        return Err(Error::Unenforceable { limit, reason });
+    }
     if !spec.output_counted && !effective.output.is_empty() {
         let reason = "in the foreground it writes to its caller's own streams";
         return Err(Error::Unenforceable { limit: Metric::Output.key(), reason });

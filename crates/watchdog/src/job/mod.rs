@@ -89,6 +89,9 @@ pub struct Process {
     pub state: char,
     /// Resident memory in bytes.
     pub memory_bytes: u64,
+    /// Files and sockets that it has open, as far as they were looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
 }
 
 /// How a job's main process ended.

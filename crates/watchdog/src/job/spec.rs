@@ -151,6 +151,18 @@ impl Limits {
         zero.into_iter().find_map(|(name, zero)| zero.then_some(name))
     }
 
+    /// The first of the limits that a kernel can enforce and this one does not: its name.
+    pub(crate) fn left_to_the_monitor(&self, enforced: Enforced) -> Option<&'static str> {
+        let left = [
+            ("memory_max", self.memory_max.is_some() && !enforced.memory),
+            ("cpu_max", self.cpu_max.is_some() && !enforced.cpu),
+            ("pids_max", self.pids_max.is_some() && !enforced.pids),
+            ("process_memory_max", self.process_memory_max.is_some() && !enforced.process_memory),
+            ("io_max", self.io_max.is_some() && !enforced.io),
+        ];
+        left.into_iter().find_map(|(name, left)| left.then_some(name))
+    }
+
     /// `thresholds` with the limits on top of them, and shares of the limits turned into values. A rate that the kernel enforces slows the job
     /// down and is never breached.
     pub(crate) fn on_top_of(&self, thresholds: &Thresholds, enforced: Enforced) -> Thresholds {
@@ -190,6 +202,9 @@ impl Limits {
 pub struct Containment {
     /// Refuse to run with less than this.
     pub require_tier: Option<Tier>,
+    /// Refuse to run where the kernel does not enforce a limit that a kernel can.
+    #[serde(default)]
+    pub enforce_by_kernel: bool,
     /// Use a cgroup where there is one.
     pub cgroup: bool,
     /// Use a PID namespace where there is one.
@@ -206,6 +221,7 @@ impl Default for Containment {
     fn default() -> Self {
         Self {
             require_tier: None,
+            enforce_by_kernel: false,
             cgroup: true,
             pid_namespace: true,
             new_privileges: false,

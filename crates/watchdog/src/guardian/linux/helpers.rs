@@ -10,6 +10,9 @@ use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, procfs, ready
 
 /// How long the guardian waits for the look at the tree.
 const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
+/// How many open files of a process are listed, and of all of them.
+const OPEN_OF_ONE: usize = 32;
+const OPEN_OF_ALL: usize = 500;
 /// How many copies of the guardian write at the same time.
 const HELPERS: usize = 4;
 
@@ -32,9 +35,12 @@ impl Helpers {
         match fork() {
             Ok(None) => {
                 let mut evidence = gather();
+                let mut left = OPEN_OF_ALL;
                 // Only here, in the copy: a process can keep its reader waiting.
                 for process in &mut evidence.tree {
                     process.arguments = procfs::arguments(process.id);
+                    process.open = procfs::open_list(process.id, OPEN_OF_ONE.min(left));
+                    left = left.saturating_sub(process.open.len());
                 }
                 // Above all not the job's lock: the disk may keep this copy waiting for long.
                 std::mem::forget(gathering);

@@ -101,6 +101,7 @@ impl Seen {
             arguments: String::new(),
             state: if suspended { 'T' } else { 'R' },
             memory_bytes: self.memory,
+            open: Vec::new(),
         }
     }
 }
