@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 mod helper;
 mod incident;
 pub(crate) mod logging;
+mod logs;
 mod now;
 mod record;
 mod rotate;
@@ -79,7 +80,7 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Reset { names, reason } => now::reset(site, &names, &reason, output),
         Command::Limit(command) => workload::limit(site, command, output),
         Command::Status => status::status(site, output),
-        Command::Logs { name, follow } => workload::logs(site, &name, follow, output),
+        Command::Logs { name, follow } => logs::logs(site, &name, follow, output),
         Command::Inspect { name } => status::inspect(site, &name, output),
         Command::Snapshot(command) => snapshot::snapshot(site, command, output),
         Command::Rollback { store, to, paths, dry_run, force, privileges } => {

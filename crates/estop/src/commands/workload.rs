@@ -2,11 +2,10 @@
 
 mod limits;
 
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
 use estop_watchdog::emergency::{Stopped, end_stranded};
-use estop_watchdog::guardian::{Client, first_data};
+use estop_watchdog::guardian::Client;
 use estop_watchdog::registry::{JobDir, RunDir};
 use estop_watchdog::stop::Category;
 use serde_json::json;
@@ -21,8 +20,6 @@ use crate::site::Site;
 
 /// How long a stop is waited for beyond the workload's grace.
 const STOP_WAIT: Duration = Duration::from_mins(1);
-/// How often a growing log file is looked at.
-const FOLLOW_POLL: Duration = Duration::from_millis(200);
 
 /// Has the daemon start workloads.
 ///
@@ -184,58 +181,6 @@ pub(super) fn limit(site: &Site, command: LimitCommand, output: &Output) -> Resu
     let answer = json!({"schema_version": 1, "name": name, "limits": super::status::limits(&status.limits), "thresholds": super::status::thresholds(&status.thresholds), "enforced_by_kernel": status.enforced});
     output.result(&answer, |_| format!("{name}: {}", assignments.join(", ")));
     Ok(Code::Done)
-}
-
-/// Shows a workload's output.
-///
-/// # Errors
-/// If there is none.
-pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Result<Code> {
-    crate::engine::launch::check_name(name)?;
-    let path = site.log_file(name);
-    let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
-    skip_hole(&mut file).map_err(|error| Failure::io("read", &path, &error))?;
-    loop {
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|error| Failure::io("read", &path, &error))?;
-        if !follow && output.json {
-            let text = String::from_utf8_lossy(&text);
-            let answer = json!({"schema_version": 1, "name": name, "lines": text.lines().collect::<Vec<_>>()});
-            output.result(&answer, |_| String::new());
-            return Ok(Code::Done);
-        }
-        if show(name, &text, output).is_err() || !follow {
-            return Ok(Code::Done);
-        }
-        std::thread::sleep(FOLLOW_POLL);
-        // A file that was cut short is read from its beginning.
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        if file.stream_position().is_ok_and(|position| position > length) {
-            let _ = file.seek(SeekFrom::Start(0));
-        }
-    }
-}
-
-/// The oldest of a long output was given back: what is left begins behind a hole, with the first whole line there.
-fn skip_hole(file: &mut std::fs::File) -> std::io::Result<()> {
-    // Where the filesystem knows no holes, or the file is empty, it begins at its beginning.
-    let begin @ 1.. = first_data(file) else { return Ok(()) };
-    file.seek(SeekFrom::Start(begin))?;
-    let cut = BufReader::new(&*file).skip_until(b'\n')?;
-    file.seek(SeekFrom::Start(begin + cut as u64)).map(drop)
-}
-
-/// The output as it is, or a JSON object a line.
-fn show(name: &str, text: &[u8], output: &Output) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if !output.json {
-        out.write_all(text)?;
-        return out.flush();
-    }
-    for line in String::from_utf8_lossy(text).lines() {
-        writeln!(out, "{}", json!({"schema_version": 1, "name": name, "line": line}))?;
-    }
-    out.flush()
 }
 
 /// Speaks to the guardian of a workload.

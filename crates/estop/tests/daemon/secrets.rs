@@ -134,3 +134,27 @@ fn as_another_user() {
         delivers("user = \"nobody\"");
     }
 }
+
+/// A program may say its secrets; whoever looks at its output need not see them.
+#[test]
+fn what_it_says_of_its_secrets_is_masked_when_it_is_shown() {
+    let scene = Scene::new();
+    let body = "echo \"key is $KEY.\"; echo > $CANARY/said; exec sleep 1000";
+    scene.house().config(&format!(
+        "[secret.\"a/key\"]\ngenerate = {{ length = 30 }}\n\
+         [workload.a]\ncommand = [\"sh\", \"-c\", {body:?}]\nsecrets = {{ KEY = \"a/key\" }}\n\
+         [workload.b]\ncommand = [\"sh\", \"-c\", \"echo no secrets; exec sleep 1000\"]\n"
+    ));
+    scene.house().feed(&["secret", "put", "a/key"], FIRST).expect(0);
+    let brain = scene.up();
+    until("it has said it", || scene.canary().join("said").exists());
+    until("it is shown", || scene.run(&["logs", "a"]).stdout == "key is ***.\n");
+    assert_eq!(scene.json(0, &["logs", "a"])["lines"], serde_json::json!(["key is ***."]));
+    let follows = scene.spawn(&["logs", "a", "--follow"]);
+    until("it is followed", || follows.output() == "key is ***.\n");
+    drop(follows);
+    until("others are shown as they are", || scene.run(&["logs", "b"]).stdout == "no secrets\n");
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
