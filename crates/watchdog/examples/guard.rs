@@ -5,9 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, OnBreach, Recorder, StopStep, Streams};
+use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, Recorder, StopStep, Streams};
 use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, Program};
-use estop_watchdog::ladder::Thresholds;
 
 /// Keeps no evidence.
 struct Nowhere;
@@ -23,34 +22,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let argv: Vec<Bytes> = std::env::args_os().skip(1).map(Bytes::from).collect();
     let environment = std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect();
+    let job = JobSpec {
+        name: "example".to_owned(),
+        id: uuid::Uuid::now_v7().to_string(),
+        instance: format!("example-{}", std::process::id()),
+        program: Program { argv, environment, process_group: Some(group()), ..Program::default() },
+        limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
+        containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },
+        output_counted: false,
+        secrets_dir: None,
+    };
+    let incident = uuid::Uuid::now_v7().to_string();
     let spec = GuardianSpec {
-        job: JobSpec {
-            name: "example".to_owned(),
-            id: uuid::Uuid::now_v7().to_string(),
-            instance: format!("example-{}", std::process::id()),
-            program: Program { argv, environment, process_group: Some(group()), ..Program::default() },
-            limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
-            containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },
-            output_counted: false,
-            secrets_dir: None,
-        },
-        run_dir: dir.path().join("run"),
-        state_dir: dir.path().join("state"),
-        thresholds: Thresholds::default(),
-        on_breach: OnBreach::CriticalStop,
-        notify: None,
         stop: vec![StopStep::plain(Duration::from_secs(1))],
-        freezable: true,
-        freeze_max: Duration::from_mins(1),
-        sample_interval: Duration::from_millis(100),
-        brain: None,
         on_brain_loss: OnBrainLoss::Stop,
-        brain_loss_grace: Duration::ZERO,
-        stores: Vec::new(),
-        protects: Vec::new(),
-        log: None,
-        secret_files: Vec::new(),
-        incident: uuid::Uuid::now_v7().to_string(),
+        ..GuardianSpec::new(job, dir.path().join("run"), dir.path().join("state"), incident)
     };
     let mut guardian = guardian::start(&spec, Streams::default())?;
     guardian.process.wait()?;

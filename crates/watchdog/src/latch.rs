@@ -29,6 +29,18 @@ pub struct Entry {
     pub incident: String,
 }
 
+impl Entry {
+    /// One that is set now.
+    pub fn now(by: &str, reason: &str, incident: &str) -> Self {
+        Self {
+            since: jiff::Timestamp::now().to_string(),
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+            incident: incident.to_owned(),
+        }
+    }
+}
+
 /// What is latched.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Latched {

@@ -1,10 +1,10 @@
 //! Looking whether a workload is ready, and whether it still works.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
+use estop_watchdog::guardian::{Client, http};
 use estop_watchdog::registry::JobDir;
 use tokio::sync::mpsc;
 
@@ -33,8 +33,10 @@ pub(super) fn watch(brain: &Arc<Brain>, name: &str, dir: JobDir) -> mpsc::Receiv
                 let _ = found.send(Health::Failed(reason)).await;
                 return;
             }
+            // Of its own word, the guardian is the one who keeps time.
+            let alive = workload.alive.as_ref().filter(|check| check.probe != Probe::Notify);
             if found.send(Health::Ready).await.is_ok()
-                && let Some(check) = &workload.alive
+                && let Some(check) = alive
             {
                 let reason = fail(&workload, check, &dir).await;
                 let _ = found.send(Health::Failed(reason)).await;
@@ -72,12 +74,7 @@ async fn fail(workload: &Workload, check: &Check, dir: &JobDir) -> String {
     let mut failures = 0;
     loop {
         tokio::time::sleep(check.every.duration()).await;
-        // Of its own word, the guardian is the one who keeps time.
-        let well = match check.probe {
-            Probe::Notify => Ok(()),
-            _ => look(workload, check, dir).await,
-        };
-        match well {
+        match look(workload, check, dir).await {
             Ok(()) => failures = 0,
             // What is made to stand still cannot answer.
             Err(_) if !runs(dir).await => failures = 0,
@@ -105,7 +102,7 @@ async fn look(workload: &Workload, check: &Check, dir: &JobDir) -> Result<(), St
         }
         Probe::Http(url) => {
             let url = url.clone();
-            blocking(move || get(&url, timeout)).await
+            blocking(move || http::get(&url, timeout)).await
         }
         Probe::Exec(_) => {
             let command = check_command(workload, check);
@@ -138,17 +135,4 @@ fn status(dir: &JobDir) -> Result<estop_watchdog::guardian::wire::Status, String
 async fn runs(dir: &JobDir) -> bool {
     let dir = dir.clone();
     blocking(move || status(&dir)).await.is_ok_and(|status| status.state == State::Running)
-}
-
-/// Asks `url`; no redirect is followed and no proxy asked.
-fn get(url: &str, timeout: Duration) -> Result<(), String> {
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(timeout))
-        .max_redirects(0)
-        .proxy(None)
-        .http_status_as_error(false)
-        .build();
-    let answer = ureq::Agent::new_with_config(config).get(url).call().map_err(|error| format!("{url}: {error}"))?;
-    let status = answer.status();
-    if status.is_success() { Ok(()) } else { Err(format!("{url} answered {status}")) }
 }

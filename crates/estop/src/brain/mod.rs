@@ -3,6 +3,7 @@
 
 pub mod api;
 mod health;
+mod restart;
 mod schedule;
 mod server;
 mod supervise;

@@ -1,38 +1,29 @@
 //! Watching over one workload: starting it, adopting it, noticing its end, starting it again.
 
-use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use estop_durable::file::created_with;
 use estop_watchdog::emergency::settle_abandoned;
 use estop_watchdog::guardian::{self, Client, Streams, Watched, process_id};
-use estop_watchdog::latch::{self, Latch};
 use estop_watchdog::registry::{Entry, JobDir, Outcome, RunDir};
 use estop_watchdog::stop::{Category, StoppedBy};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::health::{self, Health};
+use super::restart::{Restarts, called_within, latch_by};
 use super::{Brain, server};
 use crate::config::{Restart, Workload};
 use crate::engine::launch::{Launch, Stores};
 use crate::engine::response;
 use crate::failure::{Failure, Result};
-use crate::site::Site;
 
-/// The first pause before a restart; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause before a restart.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Who ran for so long did not fail at the start.
 const STEADY: Duration = Duration::from_mins(1);
 /// How often is looked whether a guardian has ended.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often a workload that waits for its next start looks whether the file `now` calls.
-const CALL_LOOK: Duration = Duration::from_millis(100);
 /// How long a stop is waited for beyond the workload's grace.
 const STOP_WAIT: Duration = Duration::from_mins(1);
 
@@ -56,9 +47,7 @@ pub(super) struct Supervisor {
     waiting: Option<oneshot::Sender<Result<()>>>,
     /// Who wants to know when it is ready.
     expecting: Vec<oneshot::Sender<Result<()>>>,
-    pauses: ExponentialBackoff,
-    /// When it was started again.
-    restarted: VecDeque<Instant>,
+    restarts: Restarts,
     /// What stood in the file `now` before the last start: what is written after that and was obeyed by no guardian calls here.
     done: Option<guardian::Writing>,
 }
@@ -83,16 +72,7 @@ enum Next {
 
 impl Supervisor {
     pub(super) fn new(brain: Arc<Brain>, name: String, inbox: mpsc::Receiver<Order>) -> Self {
-        Self {
-            brain,
-            name,
-            inbox,
-            waiting: None,
-            expecting: Vec::new(),
-            pauses: pauses(),
-            restarted: VecDeque::new(),
-            done: None,
-        }
+        Self { brain, name, inbox, waiting: None, expecting: Vec::new(), restarts: Restarts::new(), done: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -135,7 +115,7 @@ impl Supervisor {
     }
 
     async fn start_for(&mut self, reply: oneshot::Sender<Result<()>>) -> Option<Running> {
-        self.pauses = pauses();
+        self.restarts.begin_afresh();
         match self.start_with_needs().await {
             Ok(running) => {
                 self.expecting.push(reply);
@@ -151,11 +131,18 @@ impl Supervisor {
 
     /// Starts it once all that it needs is ready.
     async fn start_with_needs(&mut self) -> Result<Running> {
-        if let Err(failure) = self.await_needs().await {
-            self.fail(&failure);
-            return Err(failure);
+        let started = match self.await_needs().await {
+            Ok(()) => self.start().await,
+            Err(failure) => {
+                self.fail(&failure);
+                Err(failure)
+            }
+        };
+        // Those who asked while what it needs was waited for.
+        if let Err(failure) = &started {
+            self.tell(&Err(failure.message.clone()));
         }
-        self.start().await
+        started
     }
 
     /// Has all started that it needs, and waits until that is ready.
@@ -460,10 +447,10 @@ impl Supervisor {
     /// Starts it again, after a pause that grows while it fails early.
     async fn again(&mut self, since: Instant) -> Option<Running> {
         if since.elapsed() >= STEADY {
-            self.pauses = pauses();
+            self.restarts.begin_afresh();
         }
         loop {
-            let pause = self.pauses.next().unwrap_or(LONGEST_PAUSE);
+            let pause = self.restarts.next_pause();
             self.brain.learn(&self.name, |known| known.restarting = true);
             let waiting = Restarting(&self.brain, &self.name);
             tokio::select! {
@@ -504,60 +491,14 @@ impl Supervisor {
     /// Whether it was started again too often by now. Then it is latched: a person has to look.
     fn is_crash_loop(&mut self) -> bool {
         let (most, window) = (self.definition().restart_max, self.definition().restart_window);
-        while self.restarted.front().is_some_and(|at| at.elapsed() >= window.duration()) {
-            self.restarted.pop_front();
-        }
-        if self.restarted.len() < most as usize {
-            self.restarted.push_back(Instant::now());
+        if self.restarts.is_allowed(most, window.duration()) {
             return false;
         }
-        self.restarted.clear();
         let reason = format!("it was started again {most} times within {window}");
         tracing::error!(workload = self.name, reason, "crash loop: latched");
         self.brain.learn(&self.name, |known| known.failure = Some(format!("crash loop: {reason}")));
         latch_by(&self.brain.site.latch(), Some(&self.name), "crash-loop", &reason);
         true
-    }
-}
-
-/// The pauses before it is started again: each twice as long as the one before, and none quite like that of others.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-/// Waits for `pause`, unless the file `now` calls for an end meanwhile: no guardian of this workload is there to hear it.
-async fn called_within(site: &Site, done: Option<guardian::Writing>, pause: Duration) -> bool {
-    let run_dir = RunDir::at(&site.run_dir);
-    let until = tokio::time::Instant::now() + pause;
-    loop {
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        tokio::time::sleep(left.min(CALL_LOOK)).await;
-        let order = guardian::order(&run_dir);
-        if order.is_some() && order != done {
-            latch_by(&site.latch(), None, "file", "written to the run directory's file `now`");
-            return true;
-        }
-    }
-}
-
-/// Sets the latch of `name`, or of all workloads.
-fn latch_by(latch: &Latch, name: Option<&str>, by: &str, reason: &str) {
-    let entry = latch::Entry {
-        since: jiff::Timestamp::now().to_string(),
-        by: by.to_owned(),
-        reason: reason.to_owned(),
-        incident: String::new(),
-    };
-    if let Err(error) = latch.handle(name).and_then(|handle| handle.set(&entry)) {
-        tracing::error!(%error, "the latch cannot be set; what waited for its next start is not started");
     }
 }
 

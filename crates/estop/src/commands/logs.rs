@@ -1,7 +1,6 @@
 //! `estop logs`: a workload's output, without the secrets that it was given.
 
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
 use std::time::Duration;
 
 use estop_secrets::SecretValue;
@@ -38,7 +37,8 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
         // What is shown ends with a line while there may be more: a secret must not be cut in two.
         let end = if follow { memchr::memrchr(b'\n', &rest).map_or(0, |end| end + 1) } else { rest.len() };
         if follow && read > 0 {
-            masks.renew(site, name);
+            // It may have been given more meanwhile; those that are known stay masked.
+            let _ = masks.read(site, name);
         }
         let text = masks.apply(&rest[..end]);
         rest.drain(..end);
@@ -52,13 +52,13 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
             return Ok(Code::Done);
         }
         std::thread::sleep(FOLLOW_POLL);
-        begin_again_if_cut(&mut file, &path);
+        begin_again_if_cut(&mut file);
     }
 }
 
 /// A file that was cut short is read from its beginning.
-fn begin_again_if_cut(file: &mut std::fs::File, path: &Path) {
-    let length = std::fs::metadata(path).map_or(0, |found| found.len());
+fn begin_again_if_cut(file: &mut std::fs::File) {
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
     if file.stream_position().is_ok_and(|position| position > length) {
         let _ = file.seek(SeekFrom::Start(0));
     }
@@ -103,12 +103,7 @@ impl Masks {
         masks
     }
 
-    /// Reads them again if the workload was given more meanwhile.
-    fn renew(&mut self, site: &Site, name: &str) {
-        // Those that are known stay masked.
-        let _ = self.read(site, name);
-    }
-
+    /// Reads them, if the workload was given more since the last time.
     fn read(&mut self, site: &Site, name: &str) -> Result<()> {
         let exposed = ledger(site).exposed_to(name)?;
         let given = exposed.values().map(std::collections::BTreeSet::len).sum();
@@ -128,7 +123,7 @@ impl Masks {
             }
             Ok::<_, Failure>(values)
         })?;
-        values.into_iter().filter(|value| value.expose().len() >= SHORTEST).for_each(|value| self.values.push(value));
+        self.values.extend(values.into_iter().filter(|value| value.expose().len() >= SHORTEST));
         // The longest first: one may be a part of another.
         self.values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
         self.given = given;

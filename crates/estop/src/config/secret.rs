@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::generate::Generate;
+use super::stop::bare_signal;
 use super::units::{Command, Period};
 use super::vault::is_loopback;
 
@@ -96,10 +97,9 @@ impl TryFrom<SubscriberTable> for Subscriber {
     fn try_from(table: SubscriberTable) -> Result<Self, String> {
         match table {
             SubscriberTable { signal: Some(signal), workload: Some(workload), exec: None, webhook: None, key: None } => {
-                let upper = signal.to_ascii_uppercase();
-                let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-                if SIGNALS.contains(&name) {
-                    Ok(Self::Signal { signal: name.to_owned(), workload })
+                let name = bare_signal(&signal);
+                if SIGNALS.contains(&name.as_str()) {
+                    Ok(Self::Signal { signal: name, workload })
                 } else {
                     Err(format!("`{signal}` is no signal to tell a program by\nuse one of {}", SIGNALS.join(", ")))
                 }

@@ -63,14 +63,19 @@ impl TryFrom<StopTable> for StopStep {
     }
 }
 
-fn signal_name(signal: &str) -> Result<String, String> {
+/// A signal's name in capitals, without `SIG`.
+pub(super) fn bare_signal(signal: &str) -> String {
     let upper = signal.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if signal_number(name).is_none() {
+    upper.strip_prefix("SIG").unwrap_or(&upper).to_owned()
+}
+
+fn signal_name(signal: &str) -> Result<String, String> {
+    let name = bare_signal(signal);
+    if signal_number(&name).is_none() {
         let message = format!("`{}` is no signal that asks a program to end", signal.escape_debug());
         return Err(format!("{message}\nuse one of {}", SIGNALS.join(", ")));
     }
-    Ok(name.to_owned())
+    Ok(name)
 }
 
 /// Nothing is encrypted, so nothing leaves this host.

@@ -80,6 +80,12 @@ impl fmt::Display for Size {
     }
 }
 
+/// The number of a text in percent, with its sign or without.
+fn percent_of(text: &str) -> Option<f64> {
+    let number = text.trim();
+    number.strip_suffix('%').unwrap_or(number).trim_end().parse().ok()
+}
+
 /// A share of the processors in percent: 100 is one core busy. `"150%"`, or a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct CpuPercent(f64);
@@ -122,11 +128,8 @@ impl FromStr for CpuPercent {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let number = text.trim();
-        let number = number.strip_suffix('%').unwrap_or(number).trim_end();
-        let percent = number
-            .parse()
-            .map_err(|_| UnitError::new(format!("\"{text}\" is not a share of the processors"), CPU_HINT))?;
+        let percent = percent_of(text)
+            .ok_or_else(|| UnitError::new(format!("\"{text}\" is not a share of the processors"), CPU_HINT))?;
         Self::checked(percent)
     }
 }
@@ -245,9 +248,8 @@ impl FromStr for Percent {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let number = text.trim();
-        let number = number.strip_suffix('%').unwrap_or(number).trim_end();
-        let percent = number.parse().map_err(|_| UnitError::new(format!("\"{text}\" is no share"), PERCENT_HINT))?;
+        let percent =
+            percent_of(text).ok_or_else(|| UnitError::new(format!("\"{text}\" is no share"), PERCENT_HINT))?;
         Self::checked(percent)
     }
 }

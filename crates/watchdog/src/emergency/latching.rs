@@ -30,12 +30,7 @@ impl Latching {
     pub(super) fn begin(instances: &[Instance], request: Request<'_>) -> Self {
         let dirs: Vec<PathBuf> = instances.iter().filter_map(|instance| instance.state_dir.clone()).collect();
         let names = request.names.to_vec();
-        let entry = Entry {
-            since: jiff::Timestamp::now().to_string(),
-            by: "operator".to_owned(),
-            reason: request.reason.to_owned(),
-            incident: request.incident.to_owned(),
-        };
+        let entry = Entry::now("operator", request.reason, request.incident);
         let (sender, receiver) = channel();
         let work = Arc::new(move || set_all(&dirs, &names, &entry));
         let (apart, answer) = (Arc::clone(&work), sender.clone());

@@ -135,9 +135,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::ask`].
     pub fn stop(&mut self, category: Category, reason: &str, wait: Duration) -> Result<StopReport> {
-        let given =
-            if category == Category::Ask { self.status().map_or(0.0, |status| status.stop_seconds) } else { 0.0 };
-        self.ask(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait + Duration::from_secs_f64(given))
+        self.order_stop(Order { category, reason, ..Order::new(Verb::Stop, 0) }, wait)
     }
 
     /// Stops the job, which does not do its work any more, as [`Client::stop`] does.
@@ -145,8 +143,12 @@ impl Client {
     /// # Errors
     /// As for [`Client::ask`].
     pub fn stop_unhealthy(&mut self, reason: &str, wait: Duration) -> Result<StopReport> {
-        let given = self.status().map_or(0.0, |status| status.stop_seconds);
-        let order = Order { number: UNHEALTHY, reason, ..Order::new(Verb::Stop, 0) };
+        self.order_stop(Order { number: UNHEALTHY, reason, ..Order::new(Verb::Stop, 0) }, wait)
+    }
+
+    fn order_stop(&mut self, order: Order<'_>, wait: Duration) -> Result<StopReport> {
+        let asks = order.category == Category::Ask;
+        let given = if asks { self.status().map_or(0.0, |status| status.stop_seconds) } else { 0.0 };
         self.ask(order, wait + Duration::from_secs_f64(given))
     }
 

@@ -7,7 +7,7 @@
 mod client;
 mod evidence;
 mod health;
-mod http;
+pub mod http;
 #[cfg(target_os = "linux")]
 mod linux;
 mod log;

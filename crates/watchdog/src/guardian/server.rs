@@ -364,12 +364,7 @@ impl Server {
     /// Whether the latch is on the device. A latch that cannot be written does not hold up the kill.
     /// A disk that hangs must not: a helper writes, and is waited for a moment.
     fn latch(&mut self, all: bool, by: &str, reason: &str) -> bool {
-        let entry = LatchEntry {
-            since: jiff::Timestamp::now().to_string(),
-            by: by.to_owned(),
-            reason: reason.to_owned(),
-            incident: self.record.incident.clone().unwrap_or_default(),
-        };
+        let entry = LatchEntry::now(by, reason, self.record.incident.as_deref().unwrap_or_default());
         let handle = Arc::clone(if all { &self.prepared.latch_all } else { &self.prepared.latch_own });
         // Where the proof is that no child is left, there must be no copy.
         if self.prepared.job.job().tier() == Tier::Tracked {

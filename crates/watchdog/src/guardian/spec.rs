@@ -107,6 +107,33 @@ pub struct GuardianSpec {
     pub incident: String,
 }
 
+impl GuardianSpec {
+    /// For `job` of the estop in `run_dir` and `state_dir`, without a ladder, a brain, stores or secrets: its grace is 10 s, it is sampled
+    /// ten times a second and frozen for at most a minute. `incident` is the identifier of the incident that a breach opens.
+    pub fn new(job: JobSpec, run_dir: PathBuf, state_dir: PathBuf, incident: String) -> Self {
+        Self {
+            job,
+            run_dir,
+            state_dir,
+            thresholds: Thresholds::default(),
+            on_breach: OnBreach::default(),
+            notify: None,
+            stop: vec![StopStep::plain(Duration::from_secs(10))],
+            freezable: true,
+            freeze_max: Duration::from_mins(1),
+            sample_interval: Duration::from_millis(100),
+            brain: None,
+            on_brain_loss: OnBrainLoss::default(),
+            brain_loss_grace: Duration::ZERO,
+            stores: Vec::new(),
+            protects: Vec::new(),
+            log: None,
+            secret_files: Vec::new(),
+            incident,
+        }
+    }
+}
+
 /// Which event of the table a rung is.
 pub(super) fn event_of(rung: Rung, on_breach: OnBreach) -> Option<super::table::Event> {
     use super::table::Event;

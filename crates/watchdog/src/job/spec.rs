@@ -163,36 +163,40 @@ impl Limits {
         left.into_iter().find_map(|(name, left)| left.then_some(name))
     }
 
-    /// `thresholds` with the limits on top of them, and shares of the limits turned into values. A rate that the kernel enforces slows the job
-    /// down and is never breached.
+    /// `thresholds` with the limits on top of them, and shares of the limits turned into values. A rate that the kernel enforces
+    /// slows the job down and is never breached.
     pub(crate) fn on_top_of(&self, thresholds: &Thresholds, enforced: Enforced) -> Thresholds {
-        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
-        let whole = |number: u64| number as f64;
         let mut thresholds = *thresholds;
         for metric in Metric::ALL {
-            let max = match metric {
-                Metric::Memory => self.memory_max.map(whole),
-                Metric::Cpu => self.cpu_max,
-                Metric::Pids => self.pids_max.map(whole),
-                Metric::Time => self.time_max.map(|time| time.as_secs_f64()),
-                Metric::ProcessMemory => self.process_memory_max.map(whole),
-                Metric::CpuTime => self.cpu_time_max.map(|time| time.as_secs_f64()),
-                Metric::Io => self.io_max.map(whole),
-                _ => None,
+            let limit = self.of(metric);
+            let top = match metric {
+                // The limit itself may be used up; the one that would exceed it is the breach.
+                Metric::Pids => limit.map(|pids| pids + 1.0),
+                Metric::Cpu => limit.filter(|_| !enforced.cpu).map(|rate| rate * RATE_TOLERANCE),
+                Metric::Io => limit.filter(|_| !enforced.io).map(|rate| rate * RATE_TOLERANCE),
+                _ => limit,
             };
-            *thresholds.of_mut(metric) = thresholds.of(metric).resolved(max);
+            let steps = thresholds.of_mut(metric);
+            *steps = Steps { max: top.map(Step::at), ..steps.resolved(limit) };
         }
-        let cap = |steps: &mut Steps, limit: Option<f64>| steps.max = limit.map(Step::at);
-        cap(&mut thresholds.memory, self.memory_max.map(whole));
-        cap(&mut thresholds.process_memory, self.process_memory_max.map(whole));
-        // The limit itself may be used up; the one that would exceed it is the breach.
-        cap(&mut thresholds.pids, self.pids_max.map(|pids| whole(pids) + 1.0));
-        cap(&mut thresholds.time, self.time_max.map(|time| time.as_secs_f64()));
-        cap(&mut thresholds.cpu_time, self.cpu_time_max.map(|time| time.as_secs_f64()));
-        let watched = |rate: Option<f64>, enforced: bool| rate.filter(|_| !enforced).map(|rate| rate * RATE_TOLERANCE);
-        cap(&mut thresholds.cpu, watched(self.cpu_max, enforced.cpu));
-        cap(&mut thresholds.io, watched(self.io_max.map(whole), enforced.io));
         thresholds
+    }
+
+    /// The limit on `metric`, in its unit.
+    fn of(&self, metric: Metric) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
+        let whole = |number: u64| number as f64;
+        let seconds = |time: Duration| time.as_secs_f64();
+        match metric {
+            Metric::Memory => self.memory_max.map(whole),
+            Metric::Cpu => self.cpu_max,
+            Metric::Pids => self.pids_max.map(whole),
+            Metric::Time => self.time_max.map(seconds),
+            Metric::ProcessMemory => self.process_memory_max.map(whole),
+            Metric::CpuTime => self.cpu_time_max.map(seconds),
+            Metric::Io => self.io_max.map(whole),
+            _ => None,
+        }
     }
 }
 

@@ -5,9 +5,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use estop_watchdog::emergency::{self, Groups, Instance, Request, Stopped};
-use estop_watchdog::guardian::{self, Client, Guardian, GuardianSpec, OnBrainLoss, OnBreach, StopStep, Streams};
+use estop_watchdog::guardian::{self, Client, Guardian, GuardianSpec, StopStep, Streams};
 use estop_watchdog::job::{Containment, JobSpec, Limits, Program};
-use estop_watchdog::ladder::Thresholds;
 use estop_watchdog::registry::{JobDir, Outcome, RunDir};
 use estop_watchdog::stop::Category;
 
@@ -70,24 +69,9 @@ impl Scene {
             secrets_dir: None,
         };
         GuardianSpec {
-            job,
-            run_dir: self.path("run"),
-            state_dir: self.path("state"),
-            thresholds: Thresholds::default(),
-            on_breach: OnBreach::CriticalStop,
-            notify: None,
             stop: vec![StopStep::plain(Duration::from_millis(300))],
-            freezable: true,
-            freeze_max: Duration::from_mins(1),
             sample_interval: Duration::from_millis(50),
-            brain: None,
-            on_brain_loss: OnBrainLoss::Keep,
-            brain_loss_grace: Duration::ZERO,
-            stores: Vec::new(),
-            protects: Vec::new(),
-            log: None,
-            secret_files: Vec::new(),
-            incident: uuid::Uuid::now_v7().to_string(),
+            ..GuardianSpec::new(job, self.path("run"), self.path("state"), uuid::Uuid::now_v7().to_string())
         }
     }
 

@@ -4,12 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use estop_watchdog::guardian::{
-    self, Client, Evidence, Guardian, GuardianSpec, OnBrainLoss, OnBreach, Recorder, StopStep, Streams,
-};
+use estop_watchdog::guardian::{self, Client, Evidence, Guardian, GuardianSpec, Recorder, StopStep, Streams};
 use estop_watchdog::job::linux::Host;
 use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Tier};
-use estop_watchdog::ladder::Thresholds;
 use estop_watchdog::registry::RunDir;
 use estop_watchdog::stop::{Category, StopReport};
 
@@ -218,25 +215,10 @@ impl Keeper {
             output_counted: false,
             secrets_dir: None,
         };
+        let (run, state) = (self.dir.path().join("run"), self.dir.path().join("state"));
         GuardianSpec {
-            job,
-            run_dir: self.dir.path().join("run"),
-            state_dir: self.dir.path().join("state"),
-            thresholds: Thresholds::default(),
-            on_breach: OnBreach::CriticalStop,
-            notify: None,
             stop: vec![StopStep::plain(Duration::from_millis(20))],
-            freezable: true,
-            freeze_max: Duration::from_mins(1),
-            sample_interval: Duration::from_millis(100),
-            brain: None,
-            on_brain_loss: OnBrainLoss::Keep,
-            brain_loss_grace: Duration::ZERO,
-            stores: Vec::new(),
-            protects: Vec::new(),
-            log: None,
-            secret_files: Vec::new(),
-            incident: uuid::Uuid::now_v7().to_string(),
+            ..GuardianSpec::new(job, run, state, uuid::Uuid::now_v7().to_string())
         }
     }
 }

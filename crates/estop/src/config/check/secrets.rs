@@ -77,7 +77,7 @@ impl Known<'_> {
     }
 }
 
-fn workload_reference(config: &Config, name: &str, place: KeyPath, problems: &mut Vec<Problem>) {
+pub(super) fn workload_reference(config: &Config, name: &str, place: KeyPath, problems: &mut Vec<Problem>) {
     if !config.workloads.contains_key(name) {
         let known: Vec<&str> = config.workloads.keys().map(String::as_str).collect();
         let message = format!("there is no workload \"{}\"", name.escape_debug());

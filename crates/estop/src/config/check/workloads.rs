@@ -7,6 +7,7 @@ use std::path::Path;
 
 use estop_watchdog::job::CPU_WEIGHTS;
 
+use super::secrets::workload_reference;
 use crate::config::problem::suggest;
 use crate::config::{Ask, At, Command, Config, Count, KeyPath, Percent, Period, Probe, Problem};
 use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
@@ -83,11 +84,8 @@ fn stop_steps(
 fn needs(config: &Config, name: &str, workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     for (index, need) in workload.needs.iter().enumerate() {
         let place = key.clone().key("needs").index(index);
-        if !config.workloads.contains_key(need) {
-            let known: Vec<&str> = config.workloads.keys().map(String::as_str).collect();
-            let message = format!("there is no workload \"{}\"", need.escape_debug());
-            problems.push(Problem::at(place, message, suggest(need, &known, "workloads")));
-        } else if config.needs_of(need).contains(name) || need == name {
+        workload_reference(config, need, place.clone(), problems);
+        if config.needs_of(need).contains(name) || need == name {
             let message = format!("{need} needs {name} in turn: neither could ever be started");
             problems.push(Problem::at(place, message, "take one of the two out"));
         }

@@ -1,13 +1,13 @@
 //! What a guardian has from the system around it: signals as a descriptor, the watched file `now`, its priority.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, fstat, open, openat};
 
 use crate::error::Context as _;
 use crate::job::ProcessId;
-use crate::job::linux::procfs;
+use crate::job::linux::{procfs, ready};
 use crate::registry::RunDir;
 use crate::{Error, Result};
 
@@ -62,21 +62,8 @@ fn watch_signals() -> Result<OwnedFd> {
     }
     // SAFETY: no handler is installed. Where it were ignored, as a caller may have it, no child's end could be waited for.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    // SAFETY: all-zero is a valid, empty signal set on Linux.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    for signal in [libc::SIGTERM, libc::SIGCHLD] {
-        // SAFETY: the set is alive and the signals exist.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
-    }
-    // SAFETY: the set is alive; the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    // SAFETY: the set is alive; -1 asks for a new descriptor.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(Error::System { action: "watch for signals", source: std::io::Error::last_os_error() });
-    }
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    ready::watch_signals(&[libc::SIGTERM, libc::SIGCHLD])
+        .map_err(|source| Error::System { action: "watch for signals", source })
 }
 
 /// The run directory's file `now`, whichever file stands there: a shell writes into it, an editor puts another in its place.

@@ -23,7 +23,7 @@ impl Server {
             // A program that has ended meanwhile is noticed by the next look.
             Ask::Signal(signal) => self.prepared.job.signal(signal).is_ok(),
             Ask::Run(command) => self.prepared.job.run(command).is_ok(),
-            Ask::Http(url) => self.helpers.begin(move || http::post(&url, step.wait)),
+            Ask::Http(url) => self.helpers.begin(move || http::post(&url, step.wait).is_ok()),
         };
         self.deadline = Some(Instant::now() + if taken { step.wait } else { Duration::ZERO });
     }

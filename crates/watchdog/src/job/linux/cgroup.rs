@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::counters::{Lines, io_bytes, number, stalled};
 use super::{procfs, ready};
 use crate::error::Context as _;
 use crate::job::{CPU_WEIGHT_DEFAULT, Enforced, JobSpec, Limits};
@@ -70,6 +71,7 @@ struct Memory {
 struct Cpu {
     group: PathBuf,
     version: Version,
+    /// That of v1; that of v2 is the cgroup's own.
     stat: Option<File>,
 }
 
@@ -379,19 +381,18 @@ impl Cgroup {
 
     /// Reads its counters. From open files; no allocation.
     pub(super) fn read(&self) -> Reading {
-        let mut reading = Reading {
-            cpu: Duration::from_micros(keyed(&self.cpu_stat, b"usage_usec").unwrap_or(0)),
-            ..Reading::default()
-        };
+        let cpu_stat = Lines::of(&self.cpu_stat);
+        let mut reading =
+            Reading { cpu: Duration::from_micros(cpu_stat.get(b"usage_usec").unwrap_or(0)), ..Reading::default() };
         if let Some(memory) = &self.memory {
             memory.read(&mut reading);
         }
         if let Some(pids) = &self.pids {
             reading.pids = number(&pids.current).unwrap_or(0).saturating_sub(self.own);
-            reading.pids_refused = pids.events.as_ref().and_then(|events| keyed(events, b"max")).unwrap_or(0);
+            reading.pids_refused = pids.events.as_ref().and_then(|events| Lines::of(events).get(b"max")).unwrap_or(0);
         }
         reading.io_bytes = self.io_stat.as_ref().and_then(io_bytes);
-        reading.throttled = self.cpu.as_ref().and_then(Cpu::throttled);
+        reading.throttled = self.cpu.as_ref().and_then(|cpu| cpu.throttled(&cpu_stat));
         let [cpu, memory, io] = self.pressure.each_ref().map(|file| file.as_ref().and_then(stalled));
         reading.pressure = Pressure { cpu, memory, io };
         reading
@@ -441,27 +442,27 @@ impl Memory {
             Version::V1 => [b"total_rss", b"total_shmem"],
             Version::V2 => [b"anon", b"shmem"],
         };
-        reading.memory_bytes = keys.iter().filter_map(|key| keyed(&self.stat, key)).sum();
+        let stat = Lines::of(&self.stat);
+        reading.memory_bytes = keys.iter().filter_map(|key| stat.get(key)).sum();
         reading.swap_bytes = match self.version {
-            Version::V1 => keyed(&self.stat, b"total_swap"),
+            Version::V1 => stat.get(b"total_swap"),
             Version::V2 => self.swap.as_ref().and_then(number),
         };
-        reading.oom_kills = self.events.as_ref().and_then(|events| keyed(events, b"oom_kill")).unwrap_or(0);
+        reading.oom_kills = self.events.as_ref().and_then(|events| Lines::of(events).get(b"oom_kill")).unwrap_or(0);
     }
 }
 
 impl Cpu {
     fn open(group: PathBuf, version: Version) -> Self {
-        let stat = File::open(group.join("cpu.stat")).ok();
+        let stat = if version == Version::V1 { File::open(group.join("cpu.stat")).ok() } else { None };
         Self { group, version, stat }
     }
 
-    /// For how long its share was used up.
-    fn throttled(&self) -> Option<Duration> {
-        let stat = self.stat.as_ref()?;
+    /// For how long its share was used up; `own` is the cgroup's `cpu.stat`.
+    fn throttled(&self, own: &Lines) -> Option<Duration> {
         match self.version {
-            Version::V1 => keyed(stat, b"throttled_time").map(Duration::from_nanos),
-            Version::V2 => keyed(stat, b"throttled_usec").map(Duration::from_micros),
+            Version::V1 => Lines::of(self.stat.as_ref()?).get(b"throttled_time").map(Duration::from_nanos),
+            Version::V2 => own.get(b"throttled_usec").map(Duration::from_micros),
         }
     }
 
@@ -504,53 +505,6 @@ impl Pids {
             events: File::open(group.join("pids.events")).ok(),
         })
     }
-}
-
-/// The number that a file consists of.
-fn number(file: &File) -> Option<u64> {
-    let mut buffer = [0; 32];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    digits(&buffer[..length])
-}
-
-/// The number after `key` in a file of `KEY NUMBER` lines.
-fn keyed(file: &File, key: &[u8]) -> Option<u64> {
-    let mut buffer = [0; 4096];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    buffer[..length].split(|&byte| byte == b'\n').find_map(|line| digits(line.strip_prefix(key)?.strip_prefix(b" ")?))
-}
-
-/// How long some tasks have waited, as a file of "Pressure Stall Information" counts it.
-fn stalled(file: &File) -> Option<Duration> {
-    let mut buffer = [0; 256];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    let some = buffer[..length].split(|&byte| byte == b'\n').find(|line| line.starts_with(b"some "))?;
-    let total = some.split(|&byte| byte == b' ').find_map(|word| digits(word.strip_prefix(b"total=")?))?;
-    Some(Duration::from_micros(total))
-}
-
-/// What `io.stat` has counted as read and written on all devices. One that stands on others is counted with them.
-fn io_bytes(file: &File) -> Option<u64> {
-    // Some hundred devices.
-    let mut buffer = [0; 16 << 10];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    Some(sum_io(&buffer[..length]))
-}
-
-fn sum_io(stat: &[u8]) -> u64 {
-    let words = stat.split(u8::is_ascii_whitespace);
-    let counted = words.filter_map(|word| word.strip_prefix(b"rbytes=").or_else(|| word.strip_prefix(b"wbytes=")));
-    counted.filter_map(digits).fold(0, u64::saturating_add)
-}
-
-fn digits(bytes: &[u8]) -> Option<u64> {
-    let bytes = bytes.trim_ascii();
-    if bytes.is_empty() {
-        return None;
-    }
-    bytes.iter().try_fold(0_u64, |value, byte| {
-        byte.is_ascii_digit().then(|| value.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
-    })
 }
 
 /// `cgroup.procs` lists exiting tasks as 0: those are left out, since signalling 0 would reach our own group.
@@ -596,14 +550,6 @@ fn for_each_subgroup(path: &Path, depth: u32, mut each: impl FnMut(&Path, u32)) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_read_and_written_is_summed_over_devices() {
-        let stat =
-            b"8:16 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=7 dios=1\n8:0 rbytes=90 wbytes=1\n7:0\n";
-        assert_eq!(sum_io(stat), 1_459_200 + 314_773_504 + 91);
-        assert_eq!(sum_io(b""), 0);
-    }
 
     #[test]
     fn a_weight_keeps_its_proportion_in_v1() {

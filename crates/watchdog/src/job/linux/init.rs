@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior};
 
+use super::ready;
 use super::spawn::{Plan, fork, leave};
 use crate::error::Context as _;
 use crate::job::Exit;
@@ -67,7 +68,7 @@ pub(super) fn passed_gate(gate: &OwnedFd) -> bool {
 pub(super) fn run(plan: &Plan, commands: &[Plan], gate: &OwnedFd, failure: OwnedFd) -> ! {
     // What the workload runs as the same user must not read or trace this copy of the guardian.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let Ok(children) = watch_children() else { leave(1) };
+    let Ok(children) = ready::watch_signals(&[libc::SIGCHLD]) else { leave(1) };
     let main = match fork() {
         Ok(None) => plan.execute(&failure),
         Ok(Some(main)) => main,
@@ -79,23 +80,6 @@ pub(super) fn run(plan: &Plan, commands: &[Plan], gate: &OwnedFd, failure: Owned
     }
     let (gate, children) = close_all_but(gate, &children).unwrap_or_else(|_| leave(1));
     Init { gate, children, main: main.pid, commands, running: Vec::new() }.serve()
-}
-
-/// A descriptor that is readable when a child has ended.
-fn watch_children() -> std::io::Result<OwnedFd> {
-    // SAFETY: all-zero is a valid, empty signal set on Linux.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is alive and the signal exists.
-    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
-    // SAFETY: the set is alive; the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    // SAFETY: the set is alive; -1 asks for a new descriptor.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn send_main(gate: &OwnedFd, main: &OwnedFd) -> rustix::io::Result<usize> {

@@ -2,6 +2,7 @@
 //! lineage where there is neither.
 
 mod cgroup;
+mod counters;
 mod cover;
 mod host;
 mod init;
@@ -217,17 +218,17 @@ impl LinuxJob {
 
     /// Reaps the further commands that are children of this process.
     fn reap_beside(&mut self) {
-        for (number, fd) in &self.beside {
+        let results = &mut self.results;
+        self.beside.retain(|(number, fd)| {
             let exit = match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
                 Ok(Some(status)) => Exit { code: status.exit_status(), signal: status.terminating_signal() },
                 // Somebody else has reaped it.
                 Err(rustix::io::Errno::CHILD) => Exit { code: None, signal: None },
-                _ => continue,
+                _ => return true,
             };
-            self.results.push_back((*number, exit));
-        }
-        let ended: Vec<usize> = self.results.iter().map(|(number, _)| *number).collect();
-        self.beside.retain(|(number, _)| !ended.contains(number));
+            results.push_back((*number, exit));
+            false
+        });
     }
 
     /// Reaps the orphans that a subreaper inherits. Whether no child is left at all.

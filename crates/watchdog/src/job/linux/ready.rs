@@ -1,6 +1,7 @@
 //! Waiting for descriptors, without allocating: the kill path waits too.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,4 +17,26 @@ pub fn readable(fd: impl AsFd, wait: Duration) -> bool {
 pub fn any(fds: &mut [PollFd<'_>], wait: Duration) -> bool {
     let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
     poll(fds, Some(&wait)).is_ok_and(|ready| ready > 0)
+}
+
+/// Blocks `signals` and gives a descriptor to read them from, without waiting.
+///
+/// # Errors
+/// If there is no descriptor to be had.
+pub fn watch_signals(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: all-zero is a valid, empty signal set on Linux.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for signal in signals {
+        // SAFETY: the set is alive. A signal that does not exist is refused.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    // SAFETY: the set is alive; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    // SAFETY: the set is alive; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
