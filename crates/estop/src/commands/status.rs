@@ -65,9 +65,14 @@ fn workloads(site: &Site, latched: &Latched, brain: Option<&Value>) -> Result<(V
     let (mut workloads, mut orphaned) = (Vec::new(), Vec::new());
     for name in names {
         let dir = dirs.iter().find(|dir| dir.name() == name);
-        let known = brain
+        let mut known = brain
             .and_then(|brain| serde_json::from_value::<Known>(brain["workloads"][&name].clone()).ok())
             .unwrap_or_default();
+        // It may have been started since the daemon was asked.
+        let is_checked = site.config.workloads.get(&name).is_some_and(|workload| workload.ready.is_some());
+        if brain.is_some() && is_checked {
+            known.ready.get_or_insert(false);
+        }
         let alive = dir.is_some_and(|dir| dir.is_alive().unwrap_or(true));
         if !alive
             && dir.is_some_and(|dir| dir.outcome().ok().flatten().is_none() && dir.entry().ok().flatten().is_some())
