@@ -10,6 +10,8 @@ mod daemon {
     mod schedule;
     mod secrets;
     mod thresholds;
+    #[cfg(unix)]
+    mod together;
     mod workloads;
 }
 mod scene;

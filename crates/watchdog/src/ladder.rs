@@ -2,129 +2,18 @@
 //!
 //! A pure state machine: the guardian feeds it each sample's values and does what it answers.
 
+mod metric;
+
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// Memory that cannot be dropped (anonymous and shared), in bytes.
-    Memory,
-    /// Cores busy, averaged over [`WINDOW`]: 1.0 is one core.
-    Cpu,
-    /// Processes and threads.
-    Pids,
-    /// Seconds since the start.
-    Time,
-    /// Memory of the largest process, in bytes.
-    ProcessMemory,
-    /// CPU time of all processes that ever were in the job, in seconds.
-    CpuTime,
-    /// Bytes read and written in a second, averaged over [`WINDOW`].
-    Io,
-    /// Memory that was swapped out, in bytes.
-    Swap,
-    /// The share of the time in which its share of the processors was used up, averaged over [`WINDOW`].
-    CpuThrottled,
-    /// The share of the time in which some of its threads waited for a processor, averaged over [`WINDOW`]. See the kernel's
-    /// "Pressure Stall Information".
-    CpuPressure,
-    /// The same for memory.
-    MemoryPressure,
-    /// The same for input and output.
-    IoPressure,
-    /// Open descriptors, on Windows handles, of all its processes.
-    OpenFiles,
-    /// Bytes of output written in a second, averaged over [`WINDOW`].
-    Output,
-}
+use metric::METRICS;
+pub use metric::{Metric, Unit};
 
-impl Metric {
-    /// All of them.
-    pub const ALL: [Self; METRICS] = [
-        Self::Memory,
-        Self::Cpu,
-        Self::Pids,
-        Self::Time,
-        Self::ProcessMemory,
-        Self::CpuTime,
-        Self::Io,
-        Self::Swap,
-        Self::CpuThrottled,
-        Self::CpuPressure,
-        Self::MemoryPressure,
-        Self::IoPressure,
-        Self::OpenFiles,
-        Self::Output,
-    ];
-
-    /// Its place in [`Metric::ALL`].
-    fn index(self) -> usize {
-        self as usize
-    }
-
-    /// As a configuration names it.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Cpu => "cpu",
-            Self::Pids => "pids",
-            Self::Time => "time",
-            Self::ProcessMemory => "process_memory",
-            Self::CpuTime => "cpu_time",
-            Self::Io => "io",
-            Self::Swap => "swap",
-            Self::CpuThrottled => "cpu_throttled",
-            Self::CpuPressure => "cpu_pressure",
-            Self::MemoryPressure => "memory_pressure",
-            Self::IoPressure => "io_pressure",
-            Self::OpenFiles => "open_files",
-            Self::Output => "output",
-        }
-    }
-
-    /// In what it is counted.
-    pub fn unit(self) -> Unit {
-        match self {
-            Self::Memory | Self::ProcessMemory | Self::Swap => Unit::Bytes,
-            Self::Cpu => Unit::Cores,
-            Self::Pids | Self::OpenFiles => Unit::Number,
-            Self::Time | Self::CpuTime => Unit::Seconds,
-            Self::Io | Self::Output => Unit::BytesPerSecond,
-            Self::CpuThrottled | Self::CpuPressure | Self::MemoryPressure | Self::IoPressure => Unit::Share,
-        }
-    }
-}
-
-impl std::fmt::Display for Metric {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.key().replace('_', "-"))
-    }
-}
-
-/// In what a metric is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Bytes.
-    Bytes,
-    /// Bytes a second.
-    BytesPerSecond,
-    /// Cores: 1.0 is one core busy.
-    Cores,
-    /// A number of things.
-    Number,
-    /// Seconds.
-    Seconds,
-    /// A share of the time, 1.0 being all of it.
-    Share,
-}
-
-/// How many metrics there are.
-const METRICS: usize = 14;
-/// Over how long rates, those of CPU and I/O, are averaged before they are compared.
-pub const WINDOW: Duration = Duration::from_secs(5);
+/// Over how long rates, those of CPU and I/O, are averaged before they are compared. An even number of seconds: the kernel
+/// tells others than root of pressure over no other times.
+pub const WINDOW: Duration = Duration::from_secs(4);
 
 /// A rung of the ladder, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -293,6 +182,14 @@ pub struct Thresholds {
     pub open_files: Steps,
     /// In bytes a second.
     pub output: Steps,
+    /// A share of what there is.
+    pub host_memory: Steps,
+    /// A share of the time.
+    pub host_cpu_pressure: Steps,
+    /// A share of the time.
+    pub host_memory_pressure: Steps,
+    /// A share of the time.
+    pub host_io_pressure: Steps,
 }
 
 impl Thresholds {
@@ -313,6 +210,10 @@ impl Thresholds {
             Metric::IoPressure => &self.io_pressure,
             Metric::OpenFiles => &self.open_files,
             Metric::Output => &self.output,
+            Metric::HostMemory => &self.host_memory,
+            Metric::HostCpuPressure => &self.host_cpu_pressure,
+            Metric::HostMemoryPressure => &self.host_memory_pressure,
+            Metric::HostIoPressure => &self.host_io_pressure,
         }
     }
 
@@ -333,6 +234,10 @@ impl Thresholds {
             Metric::IoPressure => &mut self.io_pressure,
             Metric::OpenFiles => &mut self.open_files,
             Metric::Output => &mut self.output,
+            Metric::HostMemory => &mut self.host_memory,
+            Metric::HostCpuPressure => &mut self.host_cpu_pressure,
+            Metric::HostMemoryPressure => &mut self.host_memory_pressure,
+            Metric::HostIoPressure => &mut self.host_io_pressure,
         }
     }
 }
@@ -351,6 +256,29 @@ pub struct Breach {
     /// For how long it had to be reached.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub for_seconds: f64,
+    /// What it was reached by.
+    #[serde(default, skip_serializing_if = "Cause::is_value")]
+    pub by: Cause,
+}
+
+/// What a rung was reached by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// By the value.
+    #[default]
+    Value,
+    /// Slowed down on the rung below, the job only waited.
+    Stalled,
+    /// By all jobs of the instance together.
+    Together,
+}
+
+impl Cause {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_value(&self) -> bool {
+        *self == Self::Value
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -361,6 +289,15 @@ fn is_zero(number: &f64) -> bool {
 impl std::fmt::Display for Breach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { metric, value, limit, for_seconds, .. } = self;
+        match self.by {
+            Cause::Value => {}
+            Cause::Stalled => {
+                return write!(f, "{metric} {value:.0} bytes: slowed down, it only waited for more and did not get on");
+            }
+            Cause::Together => {
+                return write!(f, "{metric} of all workloads together reached the limit of {limit:.0} bytes");
+            }
+        }
         match metric.unit() {
             Unit::Bytes => write!(f, "{metric} {value:.0} bytes reached the limit of {limit:.0}"),
             Unit::BytesPerSecond => write!(f, "{metric} {value:.0} bytes a second reached the limit of {limit:.0}"),
@@ -368,7 +305,8 @@ impl std::fmt::Display for Breach {
             Unit::Number => write!(f, "{metric} {value:.0} reached the limit of {limit:.0}"),
             Unit::Seconds => write!(f, "{metric} {value:.1} s reached the limit of {limit:.1} s"),
             Unit::Share => {
-                write!(f, "{metric} {:.1} % of the time reached the limit of {:.1} %", value * 100.0, limit * 100.0)
+                let of = if *metric == Metric::HostMemory { "" } else { " of the time" };
+                write!(f, "{metric} {:.1} %{of} reached the limit of {:.1} %", value * 100.0, limit * 100.0)
             }
         }?;
         if *for_seconds > 0.0 { write!(f, " for {for_seconds} s") } else { Ok(()) }
@@ -397,7 +335,14 @@ impl Ladder {
         if rung > *standing {
             *standing = rung;
             let (rung, step) = reached?;
-            return Some(Breach { metric, rung, value, limit: step.at, for_seconds: step.for_seconds });
+            return Some(Breach {
+                metric,
+                rung,
+                value,
+                limit: step.at,
+                for_seconds: step.for_seconds,
+                by: Cause::Value,
+            });
         }
         if rung < *standing {
             let held = standing.and_then(|rung| steps.at(rung)).is_some_and(|step| value >= step.at * HYSTERESIS);
@@ -424,6 +369,11 @@ impl Ladder {
             }
         }
         steps.max.filter(|max| value >= max.at).map(|max| (Rung::Stop, max)).or(highest)
+    }
+
+    /// The rung that `metric` stands on.
+    pub fn standing(&self, metric: Metric) -> Option<Rung> {
+        self.standing[metric.index()]
     }
 
     /// The highest rung that any metric stands on.

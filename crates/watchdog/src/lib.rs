@@ -3,6 +3,7 @@
 //! * [`job`]: what contains a workload's whole process tree: [`JobObjectManager`] and the platform behind it.
 //! * [`monitor`]: [`ResourceMonitor`], which samples a job, and its thresholds.
 //! * [`ladder`]: from a threshold to what is done: warn, throttle, freeze, stop.
+//! * [`throttle`]: when a job that was slowed down is let run on.
 //! * [`stop`]: the stop protocol's words and its answer.
 //! * [`guardian`]: the small process that holds one job, and how it is spoken to.
 //! * [`emergency`]: stopping all jobs, with or without their guardians.
@@ -18,6 +19,7 @@ pub mod latch;
 pub mod monitor;
 pub mod registry;
 pub mod stop;
+pub mod throttle;
 
 pub use error::{Error, Result};
 pub use job::JobObjectManager;

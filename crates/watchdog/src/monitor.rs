@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ladder::{Breach, Ladder, Metric, Thresholds, WINDOW};
+use crate::ladder::{Breach, Cause, Ladder, Metric, Rung, Thresholds, WINDOW};
 
 /// What a platform reads of a job at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
     /// CPU time used since the start by all processes that ever were in the job.
     pub cpu: Duration,
@@ -26,8 +26,14 @@ pub struct Reading {
     pub swap_bytes: Option<u64>,
     /// How long its share of the processors was used up since the start; `None` where that is not counted.
     pub throttled: Option<Duration>,
-    /// How long some of its threads had to wait since the start.
+    /// How long some of its threads had to wait since the start. Dear to read, so now and then only where nothing asks for it.
     pub pressure: Pressure,
+    /// The host around it, where something asks for that.
+    pub host: Host,
+    /// The pressures of which the kernel has said since the last reading that they were reached, and at which share.
+    pub tripped: Tripped,
+    /// How often the kernel slowed it down because it had more memory than it is to have.
+    pub memory_slowed: u64,
     /// Open descriptors of all its processes; `None` where they were not asked for.
     pub open_files: Option<u64>,
     /// Bytes of output written since the start; `None` where it goes where nobody counts it.
@@ -50,6 +56,28 @@ pub struct Pressure {
     /// For input and output.
     pub io: Option<Duration>,
 }
+
+/// The host that a job runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Host {
+    /// The share of its memory that is in use, 1.0 being all of it.
+    pub memory: Option<f64>,
+    /// How long some of its threads had to wait since it was started.
+    pub pressure: Pressure,
+}
+
+/// The pressures that the kernel tells of by itself.
+pub const PRESSURES: [Metric; 6] = [
+    Metric::CpuPressure,
+    Metric::MemoryPressure,
+    Metric::IoPressure,
+    Metric::HostCpuPressure,
+    Metric::HostMemoryPressure,
+    Metric::HostIoPressure,
+];
+
+/// For each of [`PRESSURES`] the share that was reached, if one was.
+pub type Tripped = [Option<f64>; PRESSURES.len()];
 
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +134,12 @@ pub struct ResourceMonitor {
     rates: Rates,
     last: Reading,
     peak: Peak,
+    /// The most memory of all jobs together, in bytes.
+    together: Option<u64>,
 }
+
+/// The share of its own memory limit from which on a job is taken to have reached that, and not the one of all together.
+const NEARLY: f64 = 0.9;
 
 impl ResourceMonitor {
     /// A monitor of a job that starts now. The history is allocated here, once.
@@ -119,7 +152,14 @@ impl ResourceMonitor {
             rates: Rates::new(),
             last: Reading::default(),
             peak: Peak::default(),
+            together: None,
         }
+    }
+
+    /// One of a job that may have at most so many bytes of memory together with others, which the kernel keeps.
+    #[must_use]
+    pub fn together(self, memory_max: Option<u64>) -> Self {
+        Self { together: memory_max, ..self }
     }
 
     /// Takes one reading. Answers the breach that it causes, the gravest if there are several.
@@ -153,14 +193,14 @@ impl ResourceMonitor {
 
     /// The kernel's own limit struck between two samples: that is a breach even though no sample shows it.
     fn kernel_breach(&self, reading: &Reading) -> Option<Breach> {
-        use crate::ladder::Rung;
         #[expect(clippy::cast_precision_loss, reason = "shown to a person")]
         let breach = |metric, value: u64| {
             let limit = self.thresholds.of(metric).top()?.at;
-            Some(Breach { metric, rung: Rung::Stop, value: (value as f64).max(limit), limit, for_seconds: 0.0 })
+            let value = (value as f64).max(limit);
+            Some(Breach { metric, rung: Rung::Stop, value, limit, for_seconds: 0.0, by: Cause::Value })
         };
         if reading.oom_kills > self.last.oom_kills {
-            return breach(Metric::Memory, self.peak.memory_bytes);
+            return self.together_breach().or_else(|| breach(Metric::Memory, self.peak.memory_bytes));
         }
         if reading.process_memory_refused > self.last.process_memory_refused {
             return breach(Metric::ProcessMemory, reading.process_memory_bytes);
@@ -169,6 +209,21 @@ impl ResourceMonitor {
             return breach(Metric::Pids, reading.pids);
         }
         None
+    }
+
+    /// The job was ended for what all of them had, if it had not nearly reached its own limit.
+    fn together_breach(&self) -> Option<Breach> {
+        let limit = whole(self.together?);
+        let own = self.thresholds.memory.top().is_some_and(|own| whole(self.peak.memory_bytes) >= own.at * NEARLY);
+        let breach = Breach {
+            metric: Metric::Memory,
+            rung: Rung::Stop,
+            value: limit,
+            limit,
+            for_seconds: 0.0,
+            by: Cause::Together,
+        };
+        (!own).then_some(breach)
     }
 
     fn sample(&self, now: Instant, reading: &Reading) -> Sample {
@@ -185,6 +240,16 @@ impl ResourceMonitor {
             cpu_throttled: None,
             memory_pressure: None,
         }
+    }
+
+    /// What was read last.
+    pub fn last_reading(&self) -> &Reading {
+        &self.last
+    }
+
+    /// The rung that `metric` stands on.
+    pub fn standing(&self, metric: Metric) -> Option<Rung> {
+        self.ladder.standing(metric)
     }
 
     /// The samples kept, oldest first.
@@ -226,6 +291,8 @@ fn whole(number: u64) -> f64 {
 
 /// What is compared with the thresholds of `metric`; `None` where it is not known, or not yet.
 fn value_of(metric: Metric, reading: &Reading, sample: &Sample, rates: &Averages) -> Option<f64> {
+    let tripped = PRESSURES.iter().zip(reading.tripped).find(|(known, _)| **known == metric).and_then(|(_, at)| at);
+    let reached = |own: Option<f64>| own.into_iter().chain(tripped).reduce(f64::max);
     match metric {
         Metric::Memory => Some(whole(reading.memory_bytes)),
         Metric::Cpu => rates.cpu,
@@ -236,9 +303,13 @@ fn value_of(metric: Metric, reading: &Reading, sample: &Sample, rates: &Averages
         Metric::Io => rates.io,
         Metric::Swap => reading.swap_bytes.map(whole),
         Metric::CpuThrottled => rates.throttled,
-        Metric::CpuPressure => rates.cpu_pressure,
-        Metric::MemoryPressure => rates.memory_pressure,
-        Metric::IoPressure => rates.io_pressure,
+        Metric::CpuPressure => reached(rates.cpu_pressure),
+        Metric::MemoryPressure => reached(rates.memory_pressure),
+        Metric::IoPressure => reached(rates.io_pressure),
+        Metric::HostCpuPressure => reached(rates.host_cpu_pressure),
+        Metric::HostMemoryPressure => reached(rates.host_memory_pressure),
+        Metric::HostIoPressure => reached(rates.host_io_pressure),
+        Metric::HostMemory => reading.host.memory,
         Metric::OpenFiles => reading.open_files.map(whole),
         Metric::Output => rates.output,
     }
@@ -253,6 +324,9 @@ struct Rates {
     cpu_pressure: Window,
     memory_pressure: Window,
     io_pressure: Window,
+    host_cpu_pressure: Window,
+    host_memory_pressure: Window,
+    host_io_pressure: Window,
     output: Window,
 }
 
@@ -264,6 +338,9 @@ struct Averages {
     cpu_pressure: Option<f64>,
     memory_pressure: Option<f64>,
     io_pressure: Option<f64>,
+    host_cpu_pressure: Option<f64>,
+    host_memory_pressure: Option<f64>,
+    host_io_pressure: Option<f64>,
     output: Option<f64>,
 }
 
@@ -278,12 +355,16 @@ impl Rates {
             cpu_pressure: new(),
             memory_pressure: new(),
             io_pressure: new(),
+            host_cpu_pressure: new(),
+            host_memory_pressure: new(),
+            host_io_pressure: new(),
             output: new(),
         }
     }
 
     fn observe(&mut self, now: Instant, reading: &Reading) -> Averages {
         let share = |window: &mut Window, stalled: Option<Duration>| window.rate(now, stalled?.as_secs_f64());
+        let host = reading.host.pressure;
         Averages {
             cpu: share(&mut self.cpu, Some(reading.cpu)),
             io: reading.io_bytes.and_then(|bytes| self.io.rate(now, whole(bytes))),
@@ -291,6 +372,9 @@ impl Rates {
             cpu_pressure: share(&mut self.cpu_pressure, reading.pressure.cpu),
             memory_pressure: share(&mut self.memory_pressure, reading.pressure.memory),
             io_pressure: share(&mut self.io_pressure, reading.pressure.io),
+            host_cpu_pressure: share(&mut self.host_cpu_pressure, host.cpu),
+            host_memory_pressure: share(&mut self.host_memory_pressure, host.memory),
+            host_io_pressure: share(&mut self.host_io_pressure, host.io),
             output: reading.output_bytes.and_then(|bytes| self.output.rate(now, whole(bytes))),
         }
     }
@@ -327,7 +411,7 @@ impl Window {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ladder::{Rung, Steps};
+    use crate::ladder::Steps;
 
     fn at(monitor: &ResourceMonitor, seconds: f64) -> Instant {
         monitor.started() + Duration::from_secs_f64(seconds)
@@ -350,7 +434,7 @@ mod tests {
             }
         }
         let tripped = tripped.unwrap();
-        assert!((11.5..13.5).contains(&tripped), "{tripped}");
+        assert!((10.7..12.7).contains(&tripped), "{tripped}");
     }
 
     #[test]
@@ -362,6 +446,22 @@ mod tests {
         let breach = monitor.observe(at(&monitor, 0.2), killed).unwrap();
         assert_eq!((breach.metric, breach.rung), (Metric::Memory, Rung::Stop));
         assert!(monitor.observe(at(&monitor, 0.3), killed).is_none(), "the same kill is not counted twice");
+    }
+
+    #[test]
+    fn an_oom_kill_is_put_down_to_the_limit_that_was_reached() {
+        let stop = Steps { stop: Some(1000.0.into()), ..Steps::default() };
+        let killed = |memory: Steps, memory_bytes| {
+            let thresholds = Thresholds { memory, ..Thresholds::default() };
+            let mut monitor = ResourceMonitor::new(thresholds).together(Some(5000));
+            monitor.observe(at(&monitor, 0.1), Reading { memory_bytes, ..Reading::default() });
+            let reading = Reading { memory_bytes: 1, oom_kills: 1, ..Reading::default() };
+            let breach = monitor.observe(at(&monitor, 0.2), reading).unwrap();
+            (breach.by, breach.limit)
+        };
+        assert_eq!(killed(stop, 950), (Cause::Value, 1000.0));
+        assert_eq!(killed(stop, 500), (Cause::Together, 5000.0));
+        assert_eq!(killed(Steps::default(), 4000), (Cause::Together, 5000.0));
     }
 
     #[test]

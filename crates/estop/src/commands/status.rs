@@ -149,7 +149,7 @@ fn running(status: &Status, known: &Known) -> Value {
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
         "cpu_seconds": status.peak.cpu_seconds, "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes,
         "io_bytes": status.peak.io_bytes, "uptime_seconds": status.uptime_seconds,
-        "ready": known.ready, "said": status.said,
+        "ready": known.ready, "said": status.said, "throttled": status.throttled, "thaws": status.thaws,
         "limits": limits(&status.limits), "thresholds": thresholds(&status.thresholds), "enforced_by_kernel": status.enforced, "last_breach": status.last_breach,
     })
 }
@@ -215,6 +215,12 @@ fn text(answer: &Value, output: &Output) -> String {
             shown(name),
             shown(name)
         ));
+    }
+    for workload in answer["workloads"].as_array().into_iter().flatten() {
+        let ways: Vec<String> = workload["throttled"].as_array().into_iter().flatten().map(shown).collect();
+        if !ways.is_empty() {
+            text.push_str(&format!("slowed down: {}: {}\n", shown(&workload["name"]), ways.join(", ")));
+        }
     }
     text.push_str(&section(
         answer,

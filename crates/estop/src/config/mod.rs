@@ -15,6 +15,7 @@ pub mod schema;
 pub mod secret;
 pub mod stop;
 pub mod store;
+pub mod together;
 pub mod units;
 pub mod vault;
 pub mod workload;
@@ -46,6 +47,7 @@ pub use rung::{At, Rung};
 pub use secret::{Secret, Subscriber};
 pub use stop::{Ask, StopStep};
 pub use store::{Keep, Store};
+pub use together::Together;
 pub use units::{Command, Count, CpuPercent, Percent, Period, Size};
 pub use vault::{Auth, Vault};
 pub use workload::{Enforce, Ladder, Limits, Restart, Workload};
@@ -77,6 +79,9 @@ pub struct Config {
     /// The Vault that holds the secrets. Without it they are in estop's own encrypted store.
     #[serde(default)]
     pub vault: Option<Vault>,
+    /// What all workloads may have together.
+    #[serde(default)]
+    pub together: Together,
     /// What is put right after a `CRITICAL_STOP`.
     #[serde(default)]
     pub recovery: Recovery,
@@ -86,7 +91,7 @@ pub struct Config {
 }
 
 /// The sections there are.
-const SECTIONS: [&str; 6] = ["estop", "workload", "store", "secret", "vault", "recovery"];
+const SECTIONS: [&str; 7] = ["estop", "workload", "store", "secret", "vault", "together", "recovery"];
 
 impl Config {
     /// All that `name` needs, and what that needs in turn.
@@ -163,6 +168,7 @@ impl Config {
             "store" => self.stores = named(value, key, problems),
             "secret" => self.secrets = named(value, key, problems),
             "vault" => self.vault = section(value, key, &path, problems),
+            "together" => self.together = section(value, key, &path, problems).unwrap_or_default(),
             "recovery" => self.recovery = section(value, key, &path, problems).unwrap_or_default(),
             unknown => {
                 let hint = problem::suggest(unknown, &SECTIONS, "sections");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use estop_watchdog::guardian::{OnBrainLoss, OnBreach};
 use estop_watchdog::job::Tier;
+use estop_watchdog::ladder::{Steps, Thresholds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,15 @@ pub struct Workload {
     /// The longest time it is held frozen before it is stopped.
     #[serde(default = "Workload::default_freeze_max")]
     pub freeze_max: Period,
+    /// How long it stays frozen when a limit has frozen it, before it is let run on. Default: until somebody thaws it.
+    #[serde(default)]
+    pub thaw_after: Option<Period>,
+    /// How often it is let run on by `thaw_after`; frozen once more it stays so.
+    #[serde(default = "Workload::default_thaw_max")]
+    pub thaw_max: u32,
+    /// The time between two looks at what it uses.
+    #[serde(default = "Workload::default_sample_interval")]
+    pub sample_interval: Period,
     /// How much of its output is kept: about so much of the newest.
     #[serde(default = "Workload::default_log_max")]
     pub log_max: Size,
@@ -162,6 +172,9 @@ impl Workload {
             secret_files: BTreeMap::new(),
             freezable: true,
             freeze_max: Self::default_freeze_max(),
+            thaw_after: None,
+            thaw_max: Self::default_thaw_max(),
+            sample_interval: Self::default_sample_interval(),
             log_max: Self::default_log_max(),
             restart: Restart::default(),
             restart_max: Self::default_restart_max(),
@@ -193,6 +206,14 @@ impl Workload {
 
     fn default_freeze_max() -> Period {
         Period::from_secs(3600)
+    }
+
+    fn default_thaw_max() -> u32 {
+        3
+    }
+
+    fn default_sample_interval() -> Period {
+        Period::from_millis(100)
     }
 
     fn default_log_max() -> Size {
@@ -279,6 +300,49 @@ pub struct Limits {
     /// On what it writes to its output in a second.
     #[serde(default)]
     pub output: Ladder<Size>,
+    /// On the share of the host's memory that is in use.
+    #[serde(default)]
+    pub host_memory: Ladder<Percent>,
+    /// As `cpu_pressure`, of the whole host.
+    #[serde(default)]
+    pub host_cpu_pressure: Ladder<Percent>,
+    /// As `memory_pressure`, of the whole host.
+    #[serde(default)]
+    pub host_memory_pressure: Ladder<Percent>,
+    /// As `io_pressure`, of the whole host.
+    #[serde(default)]
+    pub host_io_pressure: Ladder<Percent>,
+}
+
+impl Limits {
+    /// As the guardian is told.
+    pub fn thresholds(&self) -> Thresholds {
+        #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
+        let whole = |number: u64| number as f64;
+        let bytes = |size: Size| whole(size.bytes());
+        let number = |count: Count| whole(count.number());
+        let seconds = |period: Period| period.duration().as_secs_f64();
+        Thresholds {
+            memory: self.memory.steps(bytes),
+            cpu: self.cpu.steps(CpuPercent::cores),
+            pids: self.pids.steps(number),
+            time: self.time.steps(seconds),
+            process_memory: self.process_memory.steps(bytes),
+            cpu_time: self.cpu_time.steps(seconds),
+            io: self.io.steps(bytes),
+            swap: self.swap.steps(bytes),
+            cpu_throttled: self.cpu_throttled.steps(Percent::share),
+            cpu_pressure: self.cpu_pressure.steps(Percent::share),
+            memory_pressure: self.memory_pressure.steps(Percent::share),
+            io_pressure: self.io_pressure.steps(Percent::share),
+            open_files: self.open_files.steps(number),
+            output: self.output.steps(bytes),
+            host_memory: self.host_memory.steps(Percent::share),
+            host_cpu_pressure: self.host_cpu_pressure.steps(Percent::share),
+            host_memory_pressure: self.host_memory_pressure.steps(Percent::share),
+            host_io_pressure: self.host_io_pressure.steps(Percent::share),
+        }
+    }
 }
 
 /// The values at which each rung is reached. They may not fall.
@@ -308,5 +372,17 @@ impl<T: Copy> Ladder<T> {
         [("warn", self.warn), ("throttle", self.throttle), ("freeze", self.freeze), ("stop", self.stop)]
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+
+    /// As the guardian is told; `number` gives a value in the metric's unit.
+    fn steps(self, number: impl Fn(T) -> f64 + Copy) -> Steps {
+        let step = |rung: Rung<T>| rung.step(number);
+        Steps {
+            warn: self.warn.map(step),
+            throttle: self.throttle.map(step),
+            freeze: self.freeze.map(step),
+            stop: self.stop.map(step),
+            max: None,
+        }
     }
 }

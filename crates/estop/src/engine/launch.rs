@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, Origin};
 use estop_secrets::SecretName;
 use estop_secrets::exposure::{Channel, Exposure};
-use estop_watchdog::guardian::{Ask, GuardianSpec, LogSpec, NotifySpec, OWN_VARIABLES, StopStep, process_id};
-use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile};
-use estop_watchdog::ladder::{Steps, Thresholds};
+use estop_watchdog::guardian::{Ask, GuardianSpec, LogSpec, NotifySpec, OWN_VARIABLES, StopStep, ThawRule, process_id};
+use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Program, SecretFile, Together};
 
 use super::ballast;
 use super::keys::Keys;
@@ -23,8 +21,6 @@ use crate::site::Site;
 
 /// The variables by which a service manager tells a service how to speak to it. See `sd_notify(3)`.
 const SERVICE_MANAGERS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-/// Time between two samples.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How a workload is started.
 #[derive(Debug)]
@@ -131,19 +127,21 @@ impl Launch<'_> {
                 instance: self.site.instance(),
                 program: self.program(environment, account),
                 limits: limits(workload),
+                together: together(&self.site.config.together),
                 containment: self.containment(stores),
                 output_counted: self.process_group.is_none(),
                 secrets_dir,
             },
             run_dir: run_dir.path().to_owned(),
             state_dir: self.site.state_dir.clone(),
-            thresholds: thresholds(&workload.limits),
+            thresholds: workload.limits.thresholds(),
             on_breach: workload.on_breach,
             notify: self.notify(&id),
             stop: stop_steps(workload),
             freezable: workload.freezable,
             freeze_max: workload.freeze_max.duration(),
-            sample_interval: SAMPLE_INTERVAL,
+            thaw: workload.thaw_after.map(|after| ThawRule { after: after.duration(), most: workload.thaw_max }),
+            sample_interval: workload.sample_interval.duration(),
             brain: Some(this_process()),
             on_brain_loss: workload.on_brain_loss,
             brain_loss_grace: workload.brain_loss_grace.duration(),
@@ -336,6 +334,15 @@ pub fn limits(workload: &Workload) -> Limits {
     }
 }
 
+/// What all jobs of one estop may have together.
+fn together(together: &config::Together) -> Together {
+    Together {
+        memory_max: together.memory_max.map(config::Size::bytes),
+        cpu_max: together.cpu_max.map(config::CpuPercent::cores),
+        pids_max: together.pids_max,
+    }
+}
+
 /// How `workload` is asked to end.
 fn stop_steps(workload: &Workload) -> Vec<StopStep> {
     let grace = workload.grace.duration();
@@ -371,39 +378,4 @@ pub fn check_command(workload: &Workload, which: &Check) -> usize {
     let ready = workload.ready.as_ref().filter(is_exec);
     let is_alive = workload.alive.as_ref() == Some(which) && ready != Some(which);
     before + usize::from(is_alive && ready.is_some())
-}
-
-/// The ladder of a workload.
-pub fn thresholds(limits: &config::Limits) -> Thresholds {
-    #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 is enough")]
-    let whole = |number: u64| number as f64;
-    let bytes = |size: config::Size| whole(size.bytes());
-    let seconds = |period: config::Period| period.duration().as_secs_f64();
-    Thresholds {
-        memory: steps(limits.memory, bytes),
-        cpu: steps(limits.cpu, config::CpuPercent::cores),
-        pids: steps(limits.pids, |count| whole(count.number())),
-        time: steps(limits.time, seconds),
-        process_memory: steps(limits.process_memory, bytes),
-        cpu_time: steps(limits.cpu_time, seconds),
-        io: steps(limits.io, bytes),
-        swap: steps(limits.swap, bytes),
-        cpu_throttled: steps(limits.cpu_throttled, config::Percent::share),
-        cpu_pressure: steps(limits.cpu_pressure, config::Percent::share),
-        memory_pressure: steps(limits.memory_pressure, config::Percent::share),
-        io_pressure: steps(limits.io_pressure, config::Percent::share),
-        open_files: steps(limits.open_files, |count| whole(count.number())),
-        output: steps(limits.output, bytes),
-    }
-}
-
-fn steps<T: Copy>(ladder: config::Ladder<T>, value: impl Fn(T) -> f64 + Copy) -> Steps {
-    let step = |rung: config::Rung<T>| rung.step(value);
-    Steps {
-        warn: ladder.warn.map(step),
-        throttle: ladder.throttle.map(step),
-        freeze: ladder.freeze.map(step),
-        stop: ladder.stop.map(step),
-        max: None,
-    }
 }

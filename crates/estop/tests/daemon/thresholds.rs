@@ -100,3 +100,63 @@ fn what_nobody_can_observe_is_refused() {
     running.wait().expect(124);
     scene.expect_nothing_left();
 }
+
+/// A host has always more than one in a hundred bytes of its memory in use.
+#[test]
+fn the_memory_of_the_host_is_watched_too() {
+    let breach = stopped("sleep 1000", "limits.host_memory.stop = \"1%\"\n");
+    assert_eq!(breach["limit"]["metric"], "host-memory", "{breach:#}");
+    assert!(breach["value"].as_f64().unwrap() < 1.0, "{breach:#}");
+}
+
+#[test]
+fn a_freeze_ends_by_its_rule_as_often_as_that_allows() {
+    let scene = Scene::new();
+    let ticks = scene.path().join("ticks");
+    scene.house().config(&format!(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>{}; sleep 0.05; done\"]\n\
+         limits.time.freeze = \"300ms\"\nthaw_after = \"300ms\"\nthaw_max = 2\n",
+        ticks.display()
+    ));
+    let brain = scene.up();
+    let frozen = || scene.status("a")["state"] == "frozen";
+    until("it was let run on twice, and stands still for good", || {
+        let status = scene.status("a");
+        status["thaws"] == 2 && status["state"] == "frozen"
+    });
+    let written = || std::fs::metadata(&ticks).map_or(0, |metadata| metadata.len());
+    let before = written();
+    // So long does a freeze by the rule last at most.
+    let since = std::time::Instant::now();
+    until("the rule's time is over", || since.elapsed() > std::time::Duration::from_millis(900));
+    assert!(frozen() && written() == before, "it ran on");
+    scene.json(0, &["thaw", "a"]);
+    until("a person lets it run on", || written() > before);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
+/// Slowing down needs what root has on every host of the tests.
+#[cfg(unix)]
+#[test]
+fn a_rung_slows_it_down_to_itself_until_the_limit_is_changed() {
+    if !crate::scene::is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    scene
+        .house()
+        .config(&format!("[workload.a]\ncommand = [\"sh\", \"-c\", \"{SPIN}\"]\nlimits.cpu.throttle = \"30%\"\n"));
+    let brain = scene.up();
+    let throttled = || scene.status("a")["throttled"].clone();
+    until("it is slowed down", || throttled() == serde_json::json!(["cpu"]));
+    until("it has no more than the rung", || scene.status("a")["cpu_cores"].as_f64().unwrap() < 0.4);
+    assert_eq!(scene.status("a")["limits"]["cpu_max_cores"], Value::Null, "the limits are what they were");
+    scene.json(0, &["limit", "set", "a", "cpu.throttle=none"]);
+    assert_eq!(throttled(), serde_json::json!([]));
+    until("it has all it wants", || scene.status("a")["cpu_cores"].as_f64().unwrap() > 0.5);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}

@@ -30,7 +30,7 @@ pub use evidence::{Evidence, Recorder};
 pub use health::NotifySpec;
 pub use log::LogSpec;
 pub use platform::{Watched, Writing, order};
-pub use spec::{Ask, GuardianSpec, OnBrainLoss, OnBreach, StopStep};
+pub use spec::{Ask, GuardianSpec, OnBrainLoss, OnBreach, StopStep, ThawRule};
 pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};
 
 /// What wakes a guardian up.

@@ -1,6 +1,7 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
 mod asking;
+mod limiting;
 mod orders;
 
 use std::sync::Arc;
@@ -12,15 +13,16 @@ use super::health::Said;
 use super::log::Log;
 use super::outcome::Record;
 use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
-use super::spec::{GuardianSpec, OnBrainLoss, event_of};
+use super::spec::{GuardianSpec, OnBrainLoss};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
-use crate::job::{Limits, TERMINATE, Tier};
-use crate::ladder::{Breach, Rung};
+use crate::job::{TERMINATE, Tier, Way};
+use crate::ladder::Breach;
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
 use crate::stop::{Category, StopReport, StoppedBy};
+use crate::throttle::Throttle;
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -34,10 +36,6 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const RETRY_LIMIT: Duration = Duration::from_millis(100);
 /// How long what a program left behind gets to end by itself.
 const REST_GRACE: Duration = Duration::from_secs(2);
-/// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
-const SAMPLING_SHARE: f64 = 0.01;
-/// The time between two warnings of the same kind.
-const WARNING_PAUSE: Duration = Duration::from_mins(1);
 /// How long evidence may still be written after the job has ended.
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 /// Callers that wait for the end of a stop.
@@ -112,10 +110,15 @@ pub(super) struct Server {
     /// Who holds the job, while it is frozen.
     holder: Holder,
     next_sample: Instant,
+    /// From when another sample costs no more than samples may.
+    affordable: Instant,
     sample_interval: Duration,
-    throttled: bool,
+    /// In which ways the job is slowed down, as [`Way::ALL`] has them.
+    throttles: [Option<Throttle>; Way::ALL.len()],
     /// What was warned of last, and when.
     warned: Option<(crate::ladder::Metric, Instant)>,
+    /// How often the job was let run on by its rule.
+    released: u32,
     /// How often the job was thawed.
     thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
@@ -147,9 +150,11 @@ impl Server {
             deadline: None,
             holder: Holder::Operator,
             next_sample: Instant::now() + sample_interval,
+            affordable: Instant::now(),
             sample_interval,
-            throttled: false,
+            throttles: [None; Way::ALL.len()],
             warned: None,
+            released: 0,
             thaws: 0,
             confirmed: false,
             probes: Vec::new(),
@@ -183,7 +188,8 @@ impl Server {
         let left = next.saturating_duration_since(now);
         let Prepared { listener, now_file, signals, job, said, .. } = &self.prepared;
         let (brain, notify) = (self.brain.as_ref(), said.as_ref().map(|said| &said.socket));
-        platform::wait(&Sources { listener, now_file, signals, notify, brain, job: job.job() }, left);
+        let woken = platform::wait(&Sources { listener, now_file, signals, notify, brain, job: job.job() }, left);
+        self.hear(woken);
     }
 
     fn read_signals(&mut self) {
@@ -249,80 +255,14 @@ impl Server {
                 State::Survivors => Event::Retry,
                 State::Stopping if self.asking.is_some() => Event::StepOver,
                 State::Frozen if matches!(self.holder, Holder::Leases(_)) => Event::LeaseOver,
+                State::Held if self.may_be_released() => Event::Release,
                 _ => Event::Deadline,
             };
             self.happen(event, Category::Kill, None);
         }
         if now >= self.next_sample && self.state != State::Ended {
-            let cost = self.sample();
-            let affordable = cost.div_f64(SAMPLING_SHARE);
-            self.next_sample = self.due(Instant::now() + self.sample_interval.max(affordable));
+            self.sample_in_turn();
         }
-    }
-
-    /// The next sample is due at `at`, or when a time limit is reached before that.
-    fn due(&self, at: Instant) -> Instant {
-        let monitor = self.prepared.job.monitor();
-        let reached = monitor.last().map_or(0.0, |sample| sample.at_seconds);
-        let limit = monitor
-            .thresholds()
-            .time
-            .next_above(reached)
-            .map(|seconds| monitor.started() + Duration::from_secs_f64(seconds));
-        limit.map_or(at, |limit| limit.min(at))
-    }
-
-    /// Takes a sample and acts on what it shows. Returns what it cost.
-    fn sample(&mut self) -> Duration {
-        let before = Instant::now();
-        if let Some(log) = &mut self.prepared.log {
-            log.bound();
-        }
-        let written = self.prepared.log.as_ref().and_then(Log::written);
-        let breach = self.prepared.job.sample(written);
-        let cost = before.elapsed();
-        if let Some(breach) = breach {
-            self.breached(breach);
-        }
-        cost
-    }
-
-    fn breached(&mut self, breach: Breach) {
-        self.last_breach = Some(breach);
-        if breach.rung == Rung::Throttle {
-            self.throttle();
-        }
-        let Some(event) = event_of(breach.rung, self.prepared.spec.on_breach) else {
-            // One that trembles around its threshold must not fill the log.
-            if self.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
-                return;
-            }
-            self.warned = Some((breach.metric, Instant::now()));
-            let (reason, writing, job) = (breach.to_string(), self.writing(), &self.prepared.job);
-            self.helpers.capture(|| Evidence::gather(job, "warning", None, &reason, Some(breach)), &writing);
-            return;
-        };
-        self.record.breach = Some(breach);
-        let reason = breach.to_string();
-        match event {
-            Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
-            Event::BreachFreeze => self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max)),
-            _ => {
-                self.record.blame(StoppedBy::Limit, &reason);
-                self.happen(event, Category::Ask, None);
-            }
-        }
-    }
-
-    /// A quarter of a core, where the kernel can give it that.
-    fn throttle(&mut self) {
-        const CORES: f64 = 0.25;
-        if !self.prepared.job.job().enforced().cpu || self.throttled {
-            return;
-        }
-        let limits = self.prepared.job.spec().limits;
-        let limits = Limits { cpu_max: Some(limits.cpu_max.map_or(CORES, |cores| cores.min(CORES))), ..limits };
-        self.throttled = self.prepared.job.set_limits(limits, *self.prepared.job.monitor().thresholds()).is_ok();
     }
 
     /// `CRITICAL_STOP`.
@@ -378,6 +318,9 @@ impl Server {
         self.perform(action, category, hold);
         if event == Event::BreachFreeze && action != Action::Nothing && self.state == State::Frozen {
             self.state = State::Held;
+        }
+        if event == Event::Release && self.state == State::Running {
+            self.count_release();
         }
     }
 

@@ -52,6 +52,15 @@ impl StopStep {
     }
 }
 
+/// When a freeze by a limit ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThawRule {
+    /// How long it lasts.
+    pub after: Duration,
+    /// How often that is done; one more stays until somebody thaws it.
+    pub most: u32,
+}
+
 /// What a guardian does without a daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +96,9 @@ pub struct GuardianSpec {
     pub freezable: bool,
     /// The longest time of a freeze by a limit.
     pub freeze_max: Duration,
+    /// When a freeze by a limit ends by itself, if it does.
+    #[serde(default)]
+    pub thaw: Option<ThawRule>,
     /// Time between two samples.
     pub sample_interval: Duration,
     /// The brain, or the foreground process of `run`.
@@ -121,6 +133,7 @@ impl GuardianSpec {
             stop: vec![StopStep::plain(Duration::from_secs(10))],
             freezable: true,
             freeze_max: Duration::from_mins(1),
+            thaw: None,
             sample_interval: Duration::from_millis(100),
             brain: None,
             on_brain_loss: OnBrainLoss::default(),

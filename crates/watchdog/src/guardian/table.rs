@@ -10,7 +10,7 @@ pub enum State {
     Running,
     /// Frozen by an operator, for a snapshot, or because the brain is lost. It may be thawed.
     Frozen,
-    /// Frozen by a limit. It does not run again unless an operator thaws it.
+    /// Frozen by a limit. It does not run again unless an operator or the workload's rule thaws it.
     Held,
     /// It was asked to end and has its grace.
     Stopping,
@@ -52,6 +52,8 @@ pub enum Event {
     StepOver,
     /// The time is over for which somebody wanted the job to stand still, for a snapshot say.
     LeaseOver,
+    /// The time of a freeze by a limit is over, and the workload's rule lets it run on.
+    Release,
     /// The brain was away for longer than allowed, and the policy is to freeze.
     BrainLostFreeze,
     /// The brain was away for longer than allowed, and the policy is to stop.
@@ -64,7 +66,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Now,
         Self::Stop,
         Self::Freeze,
@@ -77,6 +79,7 @@ impl Event {
         Self::Deadline,
         Self::StepOver,
         Self::LeaseOver,
+        Self::Release,
         Self::BrainLostFreeze,
         Self::BrainLostStop,
         Self::Adopted,
@@ -140,7 +143,7 @@ pub fn action(state: State, event: Event) -> Action {
 
         // What a limit froze is not given the chance to run on.
         (S::Held, E::Stop | E::BreachStop | E::Deadline | E::MainExited | E::BrainLostStop) => A::Kill,
-        (S::Held, E::Thaw) => A::Thaw,
+        (S::Held, E::Thaw | E::Release) => A::Thaw,
 
         (S::Stopping, E::StepOver) => A::AskNext,
         (S::Stopping, E::Deadline) => A::Kill,
@@ -154,16 +157,25 @@ pub fn action(state: State, event: Event) -> Action {
         // A limit struck before the freeze took hold: from now on the limit holds it.
         (S::Frozen, E::BreachFreeze) => A::Freeze,
 
-        (S::Running, E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Adopted | E::Retry)
-        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Retry)
+        (S::Running, E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Release | E::Adopted | E::Retry)
+        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Release | E::Retry)
         | (
             S::Held,
             E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::StepOver | E::LeaseOver | E::Adopted | E::Retry,
         )
-        | (S::Stopping, E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Adopted | E::Retry)
+        | (
+            S::Stopping,
+            E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Release | E::Adopted | E::Retry,
+        )
         | (
             S::Survivors,
-            E::MainExited | E::BrainLostFreeze | E::BrainLostStop | E::StepOver | E::LeaseOver | E::Adopted,
+            E::MainExited
+            | E::BrainLostFreeze
+            | E::BrainLostStop
+            | E::StepOver
+            | E::LeaseOver
+            | E::Release
+            | E::Adopted,
         ) => A::Nothing,
     }
 }
@@ -183,11 +195,15 @@ mod tests {
                 if matches!(event, Event::Now | Event::BreachCritical) && !over {
                     assert_eq!(action, Action::Emergency, "an emergency is never refused or put off: {cell}");
                 }
-                if matches!(state, State::Held | State::Survivors | State::Stopping) && event != Event::Thaw {
+                let released = state == State::Held && event == Event::Release;
+                if matches!(state, State::Held | State::Survivors | State::Stopping)
+                    && event != Event::Thaw
+                    && !released
+                {
                     assert!(
                         !matches!(action, Action::Thaw | Action::ThawAndAsk | Action::Ask)
                             && (action != Action::AskNext || state == State::Stopping),
-                        "nothing but a person lets it run on: {cell}"
+                        "nothing but a person, or the rule of the workload, lets it run on: {cell}"
                     );
                 }
                 if over {

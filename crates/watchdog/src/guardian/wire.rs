@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::table::State;
-use crate::job::{Enforced, Isolation, Limits, Process, ProcessId, Tier};
+use crate::job::{Enforced, Isolation, Limits, Process, ProcessId, Tier, Way};
 use crate::ladder::{Breach, Thresholds};
 use crate::monitor::Peak;
 use crate::stop::Category;
@@ -253,6 +253,9 @@ pub struct Status {
     pub stop_seconds: f64,
     /// The last breach.
     pub last_breach: Option<Breach>,
+    /// In which ways it is slowed down because of a rung.
+    #[serde(default)]
+    pub throttled: Vec<Way>,
     /// Whether it has said that it is ready; `None` of one that does not say.
     #[serde(default)]
     pub ready: Option<bool>,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId};
+use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Way, Woken};
 use crate::ladder::{Breach, Metric, Thresholds};
 use crate::monitor::{Reading, ResourceMonitor, Sample};
 use crate::stop::{Category, Phases, StopReport};
@@ -44,7 +44,9 @@ impl JobObjectManager {
         let mut job = super::windows::WindowsJob::create(&spec)?;
         match effective(&job, &spec, &spec.limits, &thresholds) {
             Ok(effective) => {
-                Ok(Self { spec, job: Box::new(job), monitor: ResourceMonitor::new(effective), frozen: false })
+                job.listen(&effective);
+                let monitor = ResourceMonitor::new(effective).together(spec.together.memory_max);
+                Ok(Self { spec, job: Box::new(job), monitor, frozen: false })
             }
             Err(error) => {
                 job.release();
@@ -61,7 +63,7 @@ impl JobObjectManager {
         self.job.spawn(&self.spec)?;
         // The environment may hold secrets, which nobody needs any more.
         self.spec.program.environment.clear();
-        self.monitor = ResourceMonitor::new(*self.monitor.thresholds());
+        self.monitor = ResourceMonitor::new(*self.monitor.thresholds()).together(self.spec.together.memory_max);
         Ok(())
     }
 
@@ -107,6 +109,24 @@ impl JobObjectManager {
         self.monitor.observe(Instant::now(), reading)
     }
 
+    /// Slows it down in one way, or in that way no longer. Its limits stay what they are, and a change of them ends this.
+    ///
+    /// # Errors
+    /// [`Error::System`] if that way is not to be had here, or the kernel refuses.
+    pub fn slow(&mut self, way: Way, to: Option<f64>) -> Result<()> {
+        self.job.slow(way, to).map_err(|source| Error::System { action: "slow the job down", source })
+    }
+
+    /// Judges its thresholds afresh, as if none had been reached yet.
+    pub fn judge_afresh(&mut self) {
+        self.monitor.set_thresholds(*self.monitor.thresholds());
+    }
+
+    /// Takes note of what has woken the guardian.
+    pub fn woken(&mut self, by: Woken) {
+        self.job.woken(by);
+    }
+
     /// The last sample.
     pub fn last_sample(&self) -> Option<&Sample> {
         self.monitor.last()
@@ -128,6 +148,7 @@ impl JobObjectManager {
         match changed.and_then(|()| effective(self.job.as_ref(), &self.spec, &limits, &thresholds)) {
             Ok(effective) => {
                 self.spec.limits = limits;
+                self.job.listen(&effective);
                 self.monitor.set_thresholds(effective);
                 Ok(())
             }

@@ -19,7 +19,9 @@ pub(crate) use windows as platform;
 use std::time::Duration;
 
 pub use manager::JobObjectManager;
-pub use spec::{Bytes, CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, Containment, JobSpec, Limits, Program, SecretFile, User};
+pub use spec::{
+    Bytes, CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, Containment, JobSpec, Limits, Program, SecretFile, Together, User,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -114,6 +116,42 @@ pub struct Proof {
     pub survivors: Vec<Survivor>,
 }
 
+/// A way to slow a job down, and in what its measure is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Cores that it gets at most.
+    Cpu,
+    /// Bytes of memory beyond which it is kept waiting.
+    Memory,
+    /// Bytes a second, read and written each, on each device that it has used.
+    Io,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Io];
+}
+
+/// How many descriptors wake a guardian up when its job changes.
+pub const DESCRIPTORS: usize = 11;
+
+/// Which of them did, the first being the lowest bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken(u16);
+
+impl Woken {
+    /// Adds the one at this place.
+    pub fn by(&mut self, place: usize) {
+        self.0 |= 1 << place;
+    }
+
+    /// Whether the one at this place did.
+    pub fn has(self, place: usize) -> bool {
+        self.0 & (1 << place) != 0
+    }
+}
+
 /// What one platform offers for one job. Everything that the kill needs was opened when the job was made.
 pub trait Job {
     /// How strong the containment is.
@@ -190,6 +228,18 @@ pub trait Job {
     /// The operating system's answer.
     fn set_limits(&mut self, limits: &Limits) -> std::io::Result<()>;
 
+    /// Slows it down in one way, or in that way no longer. A change of its limits ends all of them.
+    ///
+    /// # Errors
+    /// [`std::io::ErrorKind::Unsupported`] where that way is not to be had; else the operating system's answer.
+    fn slow(&mut self, way: Way, to: Option<f64>) -> std::io::Result<()>;
+
+    /// Has the kernel tell by itself when one of `thresholds` is reached, as far as it can.
+    fn listen(&mut self, thresholds: &Thresholds);
+
+    /// Takes note of which of [`Job::descriptors`] have woken the guardian.
+    fn woken(&mut self, by: Woken);
+
     /// The first of the `limits` in force that the kernel does not enforce here and the monitor cannot by `thresholds`: its
     /// name, and why.
     fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)>;
@@ -199,7 +249,7 @@ pub trait Job {
 
     /// What wakes a guardian up when the job changes: each with whether it signals by priority data.
     #[cfg(unix)]
-    fn descriptors(&self) -> [Option<(std::os::fd::BorrowedFd<'_>, bool)>; 3];
+    fn descriptors(&self) -> [Option<(std::os::fd::BorrowedFd<'_>, bool)>; DESCRIPTORS];
 
     /// The main process, to be waited for until it was reaped.
     #[cfg(windows)]

@@ -200,6 +200,29 @@ impl Limits {
     }
 }
 
+/// What all jobs of one instance may have together. Only the kernel can keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Together {
+    /// The most memory, in bytes.
+    pub memory_max: Option<u64>,
+    /// The largest share of the processors, in cores.
+    pub cpu_max: Option<f64>,
+    /// The most processes and threads.
+    pub pids_max: Option<u64>,
+}
+
+impl Together {
+    /// The first that is set.
+    pub fn first(&self) -> Option<&'static str> {
+        let set = [
+            ("together.memory_max", self.memory_max.is_some()),
+            ("together.cpu_max", self.cpu_max.is_some()),
+            ("together.pids_max", self.pids_max.is_some()),
+        ];
+        set.into_iter().find_map(|(name, set)| set.then_some(name))
+    }
+}
+
 /// How the program is contained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that a person can lift")]
@@ -248,6 +271,9 @@ pub struct JobSpec {
     pub program: Program,
     /// Its limits.
     pub limits: Limits,
+    /// What all jobs of its instance may have together.
+    #[serde(default)]
+    pub together: Together,
     /// How it is contained.
     pub containment: Containment,
     /// Whether somebody counts what it writes to its standard output and error.

@@ -129,6 +129,7 @@ mod tests {
                 value: -f64::MIN_POSITIVE,
                 limit: -f64::MIN_POSITIVE,
                 for_seconds: -f64::MIN_POSITIVE,
+                by: crate::ladder::Cause::Together,
             }),
             reason: "long".repeat(1000),
             report: None,

@@ -6,11 +6,12 @@ use std::fmt::Display;
 use std::path::Path;
 
 use estop_watchdog::job::CPU_WEIGHTS;
+use estop_watchdog::ladder::Metric;
 
 use super::secrets::workload_reference;
 use crate::config::problem::suggest;
-use crate::config::{Ask, At, Command, Config, Count, KeyPath, Percent, Period, Probe, Problem};
-use crate::config::{Ladder, OnBrainLoss, OnBreach, Workload};
+use crate::config::{Ask, At, Command, Config, Count, CpuPercent, KeyPath, Percent, Period, Probe, Problem, Size};
+use crate::config::{Ladder, OnBrainLoss, OnBreach, Together, Workload};
 use crate::platform::programs::find_program;
 use crate::platform::{NoProgram, account, words};
 
@@ -22,9 +23,11 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         references(config, workload, &key, problems);
         limits(workload, &key, problems);
         freezing(workload, &key, problems);
+        sampling(workload, &key, problems);
         needs(config, name, workload, &key, problems);
         restarting(workload, &key, problems);
     }
+    together(config, problems);
     recovery(config, problems);
 }
 
@@ -89,6 +92,35 @@ fn needs(config: &Config, name: &str, workload: &Workload, key: &KeyPath, proble
             let message = format!("{need} needs {name} in turn: neither could ever be started");
             problems.push(Problem::at(place, message, "take one of the two out"));
         }
+    }
+}
+
+/// More looks in a second would cost what they are to save.
+const SHORTEST_INTERVAL: Period = Period::from_millis(10);
+/// Fewer would miss what they are for.
+const LONGEST_INTERVAL: Period = Period::from_secs(60);
+
+fn sampling(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    let interval = workload.sample_interval;
+    if !(SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(&interval) {
+        let message = format!("sample_interval is {interval}");
+        let hint = format!("from {SHORTEST_INTERVAL} to {LONGEST_INTERVAL}");
+        problems.push(Problem::at(key.clone().key("sample_interval"), message, hint));
+    }
+}
+
+/// What all of them may have together.
+fn together(config: &Config, problems: &mut Vec<Problem>) {
+    let Together { memory_max, cpu_max, pids_max } = config.together;
+    let zero = [
+        ("memory_max", memory_max == Some(Size::default())),
+        ("cpu_max", cpu_max == Some(CpuPercent::default())),
+        ("pids_max", pids_max == Some(0)),
+    ];
+    for (name, _) in zero.into_iter().filter(|(_, zero)| *zero) {
+        let message = format!("{name} is 0: nothing could run at all");
+        let hint = "give it a value above zero, or remove it for no limit";
+        problems.push(Problem::at(KeyPath::section("together").key(name), message, hint));
     }
 }
 
@@ -216,6 +248,10 @@ fn limits(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     ladder(&limits.io_pressure, "io_pressure", None, key, problems);
     ladder(&limits.open_files, "open_files", None, key, problems);
     ladder(&limits.output, "output", None, key, problems);
+    ladder(&limits.host_memory, "host_memory", None, key, problems);
+    ladder(&limits.host_cpu_pressure, "host_cpu_pressure", None, key, problems);
+    ladder(&limits.host_memory_pressure, "host_memory_pressure", None, key, problems);
+    ladder(&limits.host_io_pressure, "host_io_pressure", None, key, problems);
     if let Some(weight) = workload.cpu_weight.filter(|weight| !CPU_WEIGHTS.contains(weight)) {
         let message = format!("cpu_weight is {weight}, which is no weight");
         let hint =
@@ -302,6 +338,10 @@ fn freezing(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
             "give it a length of time, or write `freezable = false`",
         ));
     }
+    if workload.thaw_after == Some(Period::default()) {
+        let place = key.clone().key("thaw_after");
+        problems.push(Problem::at(place, "thaw_after is 0: a freeze would be none", "give it a length of time"));
+    }
     if workload.freezable {
         return;
     }
@@ -318,24 +358,9 @@ fn freezing(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     if workload.on_brain_loss == OnBrainLoss::Freeze {
         refuse(key.clone().key("on_brain_loss"), "on_brain_loss");
     }
-    let limits = &workload.limits;
-    let frozen = [
-        ("swap", limits.swap.freeze.is_some()),
-        ("cpu_throttled", limits.cpu_throttled.freeze.is_some()),
-        ("cpu_pressure", limits.cpu_pressure.freeze.is_some()),
-        ("memory_pressure", limits.memory_pressure.freeze.is_some()),
-        ("io_pressure", limits.io_pressure.freeze.is_some()),
-        ("open_files", limits.open_files.freeze.is_some()),
-        ("output", limits.output.freeze.is_some()),
-        ("memory", limits.memory.freeze.is_some()),
-        ("cpu", limits.cpu.freeze.is_some()),
-        ("pids", limits.pids.freeze.is_some()),
-        ("time", limits.time.freeze.is_some()),
-        ("process_memory", limits.process_memory.freeze.is_some()),
-        ("cpu_time", limits.cpu_time.freeze.is_some()),
-        ("io", limits.io.freeze.is_some()),
-    ];
-    for (kind, _) in frozen.into_iter().filter(|(_, set)| *set) {
+    let thresholds = workload.limits.thresholds();
+    for metric in Metric::ALL.into_iter().filter(|metric| thresholds.of(*metric).freeze.is_some()) {
+        let kind = metric.key();
         refuse(key.clone().key("limits").key(kind).key("freeze"), &format!("{kind}.freeze"));
     }
 }

@@ -128,7 +128,7 @@ fn limits_are_written_freely() {
     let given = crate::engine::launch::limits(&agent);
     assert_eq!((given.process_memory_max, given.cpu_weight, given.io_max), (Some(1 << 30), Some(20), Some(50 << 20)));
     assert_eq!(given.cpu_time_max, Some(std::time::Duration::from_mins(10)));
-    assert_eq!(crate::engine::launch::thresholds(&agent.limits).io.warn, Some(f64::from(5 << 20).into()));
+    assert_eq!(agent.limits.thresholds().io.warn, Some(f64::from(5 << 20).into()));
     assert_eq!(agent.limits.memory.stop, Some(Size::from_bytes(2 << 30).into()));
     assert_eq!(agent.limits.time.warn, Some(Period::from_secs(3600).into()));
     assert!((agent.cpu_max.unwrap().cores() - 1.5).abs() < f64::EPSILON);

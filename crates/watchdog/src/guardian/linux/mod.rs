@@ -27,7 +27,7 @@ use super::Sources;
 use crate::Result;
 use crate::error::Context as _;
 use crate::job::linux::{procfs, ready};
-use crate::job::{ProcessId, User};
+use crate::job::{DESCRIPTORS, ProcessId, User, Woken};
 
 /// Another process, whose end is noticed.
 #[derive(Debug)]
@@ -55,11 +55,14 @@ pub(super) fn arguments(id: ProcessId) -> String {
     procfs::arguments(id)
 }
 
-/// Waits at most `left` for something to happen. Allocates nothing.
-pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
+/// How many descriptors a guardian waits for beside its job's.
+const OWN: usize = 5;
+
+/// Waits at most `left` for something to happen; which of the job's descriptors did. Allocates nothing.
+pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Woken {
     let idle = sources.listener.descriptor();
     // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
-    let mut fds = [idle; 9].map(|fd| PollFd::new(fd, PollFlags::IN));
+    let mut fds = [idle; OWN + DESCRIPTORS].map(|fd| PollFd::new(fd, PollFlags::IN));
     fds[1] = PollFd::new(sources.now_file.descriptor(), PollFlags::IN);
     fds[2] = PollFd::new(sources.signals.descriptor(), PollFlags::IN);
     if let Some(Watched(fd)) = sources.brain {
@@ -69,13 +72,20 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
         fds[4] = PollFd::new(notify.descriptor(), PollFlags::IN);
     }
     let job = sources.job.descriptors();
-    for (slot, descriptor) in fds[5..].iter_mut().zip(&job) {
+    for (slot, descriptor) in fds[OWN..].iter_mut().zip(&job) {
         if let Some((fd, priority)) = descriptor {
             *slot = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
         }
     }
     // An interruption only means that the looks that follow come earlier.
     ready::any(&mut fds, left);
+    let mut woken = Woken::default();
+    for (place, (slot, descriptor)) in fds[OWN..].iter().zip(&job).enumerate() {
+        if descriptor.is_some() && !slot.revents().is_empty() {
+            woken.by(place);
+        }
+    }
+    woken
 }
 
 /// Makes a file that only its owner can use.

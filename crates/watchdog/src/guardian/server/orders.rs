@@ -176,6 +176,7 @@ impl Server {
             uptime_seconds: job.monitor().started().elapsed().as_secs_f64(),
             stop_seconds: self.prepared.spec.stop.iter().map(|step| step.wait.as_secs_f64()).sum(),
             last_breach: self.last_breach,
+            throttled: self.throttled().collect(),
             ready: self.prepared.said.as_ref().map(|said| said.ready),
             said: self.prepared.said.as_ref().map(|said| said.status.clone()).unwrap_or_default(),
             thaws: self.thaws,
@@ -188,7 +189,7 @@ impl Server {
         self.prepared.job.set_limits(limits, thresholds).map_err(|error| error.to_string())?;
         let spec = &mut self.prepared.spec;
         (spec.job.limits, spec.thresholds) = (limits, thresholds);
-        self.throttled = false;
+        self.forget_throttles();
         Ok(())
     }
 

@@ -28,7 +28,7 @@ use crate::Result;
 use crate::error::Context as _;
 use crate::job::windows::processes::{self, Held};
 use crate::job::windows::spawn;
-use crate::job::{ProcessId, User};
+use crate::job::{ProcessId, User, Woken};
 
 /// How often a job is looked at whose main process has ended and that others may still be in: nothing wakes for their end.
 const REST_LOOK: Duration = Duration::from_millis(5);
@@ -60,7 +60,7 @@ pub(super) fn arguments(id: ProcessId) -> String {
 }
 
 /// Waits at most `left` for something to happen.
-pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
+pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Woken {
     debug_assert!(sources.notify.is_none(), "there is no such socket here");
     let mut handles: Vec<RawHandle> = vec![sources.now_file.handle(), sources.signals.handle()];
     handles.extend(sources.brain.map(|Watched(held)| held.borrowed().as_raw_handle()));
@@ -73,6 +73,7 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) {
     let count = u32::try_from(handles.len()).unwrap_or(0);
     // SAFETY: all handles are open and there are as many as is said, fewer than the 64 that may be waited for.
     unsafe { WaitForMultipleObjects(count, handles.as_ptr(), 0, milliseconds) };
+    Woken::default()
 }
 
 /// Makes a file that only its owner can use.

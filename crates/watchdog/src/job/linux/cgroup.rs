@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::counters::{Lines, io_bytes, number, stalled};
+use super::controllers::{Cpu, Io, Memory, Pids, Version};
+use super::counters::Lines;
+use super::pressure::Waiting;
 use super::{procfs, ready};
 use crate::error::Context as _;
-use crate::job::{CPU_WEIGHT_DEFAULT, Enforced, JobSpec, Limits};
-use crate::monitor::{Pressure, Reading};
+use crate::job::{Enforced, JobSpec, Limits, Together, Way};
+use crate::ladder::Thresholds;
+use crate::monitor::Reading;
 use crate::registry::CgroupId;
 use crate::{Error, Result};
 
@@ -23,12 +26,9 @@ use crate::{Error, Result};
 pub(super) const ROOT: &str = "estop";
 /// The group that this process goes into where its own is to hand controllers on.
 const ASIDE: &str = "estop-self";
-/// The period of `cpu.max`, in microseconds.
-const CPU_PERIOD: u64 = 100_000;
-/// What cgroup v1 calls the weight of a group that is given none.
-const CPU_SHARES_DEFAULT: u64 = 1024;
-/// The most processes that the kernel can have (`PID_MAX_LIMIT`).
-const PIDS_EVER: u64 = 4 << 20;
+/// Why what all jobs may have together cannot be kept.
+pub(super) const TOGETHER: &str =
+    "only the cgroup controllers `memory`, `cpu` and `pids` keep it; run estop as root, or have them delegated";
 /// How often a busy `rmdir` is tried again.
 const REMOVE_TRIES: u32 = 50;
 
@@ -44,42 +44,19 @@ pub(super) struct Cgroup {
     memory: Option<Memory>,
     pids: Option<Pids>,
     cpu: Option<Cpu>,
-    io_stat: Option<File>,
-    /// How long its tasks waited for a processor, memory, and input and output.
-    pressure: [Option<File>; 3],
+    io: Option<Io>,
+    pressure: Waiting,
     controllers: Vec<PathBuf>,
     /// How many of its processes are estop's own.
     own: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
-
-#[derive(Debug)]
-struct Memory {
-    group: PathBuf,
-    version: Version,
-    stat: File,
-    swap: Option<File>,
-    events: Option<File>,
-}
-
-#[derive(Debug)]
-struct Cpu {
-    group: PathBuf,
-    version: Version,
-    /// That of v1; that of v2 is the cgroup's own.
-    stat: Option<File>,
-}
-
-#[derive(Debug)]
-struct Pids {
-    group: PathBuf,
-    current: File,
-    events: Option<File>,
+/// What a cgroup counts, where it has the controllers for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) io: bool,
+    pub(super) swap: bool,
+    pub(super) throttled: bool,
 }
 
 /// Where the cgroups of this process's jobs are, if there are any. Makes nothing.
@@ -192,12 +169,33 @@ impl Cgroup {
             }
         }
         let mut cgroup = Self { own, ..Self::open_dir(&path)? };
-        let limited = cgroup.open_controllers(spec).and_then(|()| cgroup.set_limits(&spec.limits).on("limit", &path));
+        let limited = cgroup.open_controllers(spec).and_then(|()| cgroup.limit(spec));
         if let Err(error) = limited {
             cgroup.remove();
             return Err(error);
         }
         Ok(cgroup)
+    }
+
+    fn limit(&mut self, spec: &JobSpec) -> Result<()> {
+        self.limit_together(&spec.together)?;
+        let path = self.id.path.clone();
+        self.set_limits(&spec.limits).on("limit", &path)
+    }
+
+    /// Sets what all jobs of the instance may have together, by the group that they are all in. It goes with the last of them.
+    fn limit_together(&self, together: &Together) -> Result<()> {
+        let Together { memory_max, cpu_max, pids_max } = *together;
+        let controllers = self.memory.is_some() && self.cpu.is_some() && self.pids.is_some();
+        if let Some(limit) = together.first().filter(|_| !controllers) {
+            return Err(Error::Unenforceable { limit, reason: TOGETHER });
+        }
+        let of_all = |set: std::result::Result<(), io::Error>| set.on("limit all jobs of", &self.id.path);
+        // Of a sum nobody counts who is in it: the jobs' own first processes are in it too.
+        of_all(self.pids.as_ref().map_or(Ok(()), |pids| pids.above().set_max(pids_max)))?;
+        of_all(self.memory.as_ref().map_or(Ok(()), |memory| memory.above().set_max(memory_max)))?;
+        let share = Limits { cpu_max, ..Limits::default() };
+        of_all(self.cpu.as_ref().map_or(Ok(()), |cpu| cpu.above().set(&share)))
     }
 
     /// Opens the cgroup named by `id` to end what is in it, if it is still that one and below `root`.
@@ -234,8 +232,8 @@ impl Cgroup {
             memory: None,
             pids: None,
             cpu: None,
-            io_stat: None,
-            pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(|name| File::open(path.join(name)).ok()),
+            io: None,
+            pressure: Waiting::of_group(path),
             controllers: Vec::new(),
             own: 0,
         })
@@ -255,7 +253,7 @@ impl Cgroup {
             self.v1_group("pids", spec).map(|group| Pids::open(&group)).transpose()?
         };
         // That of v1 leaves out what is written later than its process asked for it, which is most.
-        self.io_stat = File::open(path.join("io.stat")).ok();
+        self.io = Io::open(&path);
         self.cpu = if path.join("cpu.max").exists() {
             Some(Cpu::open(path, Version::V2))
         } else {
@@ -319,14 +317,16 @@ impl Cgroup {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub(super) fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+    pub(super) fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
         if let Some(memory) = &self.memory {
             memory.set_max(limits.memory_max)?;
+            memory.slow(None)?;
         }
         if let Some(pids) = &self.pids {
-            // More than there can be is no limit, and no number that the kernel takes.
-            let most = limits.pids_max.map(|max| max.saturating_add(self.own)).filter(|max| *max < PIDS_EVER);
-            fs::write(pids.group.join("pids.max"), most.map_or("max".to_owned(), |max| max.to_string()))?;
+            pids.set_max(limits.pids_max.map(|max| max.saturating_add(self.own)))?;
+        }
+        if let Some(io) = self.io.as_mut().filter(|io| io.slowed()) {
+            io.slow(None)?;
         }
         self.cpu.as_ref().map_or(Ok(()), |cpu| cpu.set(limits))
     }
@@ -380,22 +380,63 @@ impl Cgroup {
     }
 
     /// Reads its counters. From open files; no allocation.
-    pub(super) fn read(&self) -> Reading {
+    pub(super) fn read(&mut self, thresholds: &Thresholds) -> Reading {
         let cpu_stat = Lines::of(&self.cpu_stat);
         let mut reading =
             Reading { cpu: Duration::from_micros(cpu_stat.get(b"usage_usec").unwrap_or(0)), ..Reading::default() };
-        if let Some(memory) = &self.memory {
-            memory.read(&mut reading);
+        if let Some(memory) = &mut self.memory {
+            memory.read(&mut reading, &thresholds.memory);
         }
         if let Some(pids) = &self.pids {
-            reading.pids = number(&pids.current).unwrap_or(0).saturating_sub(self.own);
-            reading.pids_refused = pids.events.as_ref().and_then(|events| Lines::of(events).get(b"max")).unwrap_or(0);
+            pids.read(&mut reading);
+            reading.pids = reading.pids.saturating_sub(self.own);
         }
-        reading.io_bytes = self.io_stat.as_ref().and_then(io_bytes);
+        reading.io_bytes = self.io.as_ref().and_then(Io::bytes);
         reading.throttled = self.cpu.as_ref().and_then(|cpu| cpu.throttled(&cpu_stat));
-        let [cpu, memory, io] = self.pressure.each_ref().map(|file| file.as_ref().and_then(stalled));
-        reading.pressure = Pressure { cpu, memory, io };
         reading
+    }
+
+    /// What it counts beside what every cgroup does.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            io: self.io.as_ref().is_some_and(|io| io.bytes().is_some()),
+            swap: self.memory.as_ref().is_some_and(Memory::counts_swap),
+            throttled: self.cpu.as_ref().and_then(|cpu| cpu.throttled(&Lines::of(&self.cpu_stat))).is_some(),
+        }
+    }
+
+    /// How long its tasks waited for a processor, memory, and input and output.
+    pub(super) fn pressure(&self) -> &Waiting {
+        &self.pressure
+    }
+
+    /// Slows it down in one way, or in that way no longer.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where it has no controller for that, or one of v1; else the kernel's answer.
+    pub(super) fn slow(&mut self, limits: &Limits, way: Way, to: Option<f64>) -> io::Result<()> {
+        let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        match way {
+            Way::Cpu => {
+                let cpu_max = to.map_or(limits.cpu_max, |to| Some(limits.cpu_max.map_or(to, |cores| cores.min(to))));
+                self.cpu.as_ref().ok_or_else(unsupported)?.set(&Limits { cpu_max, ..*limits })
+            }
+            Way::Memory => self.memory.as_ref().ok_or_else(unsupported)?.slow(to),
+            Way::Io => self.io.as_mut().ok_or_else(unsupported)?.slow(to),
+        }
+    }
+
+    /// What signals when the kernel has ended a process for lack of memory, or refused a new one; each with whether it does so
+    /// by priority data.
+    pub(super) fn refusals(&self) -> [Option<(BorrowedFd<'_>, bool)>; 2] {
+        [self.memory.as_ref().and_then(Memory::refusals), self.pids.as_ref().and_then(Pids::refusals)]
+    }
+
+    /// Hears what they signalled.
+    pub(super) fn hear(&self) {
+        if let Some(memory) = &self.memory {
+            memory.hear();
+        }
     }
 
     /// Removes it, with what is below it.
@@ -404,106 +445,6 @@ impl Cgroup {
             remove_tree(group);
             remove_if_last(group);
         }
-    }
-}
-
-impl Memory {
-    fn open(group: &Path, version: Version) -> Result<Self> {
-        let stat = group.join("memory.stat");
-        let events = group.join(match version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
-        });
-        Ok(Self {
-            group: group.to_owned(),
-            version,
-            stat: File::open(&stat).on("open", &stat)?,
-            swap: File::open(group.join("memory.swap.current")).ok(),
-            events: File::open(events).ok(),
-        })
-    }
-
-    fn set_max(&self, max: Option<u64>) -> io::Result<()> {
-        match self.version {
-            Version::V2 => {
-                fs::write(self.group.join("memory.max"), max.map_or("max".to_owned(), |max| max.to_string()))?;
-                // Swap would only delay the limit. Absent where there is no swap accounting.
-                let _ = fs::write(self.group.join("memory.swap.max"), if max.is_some() { "0" } else { "max" });
-                Ok(())
-            }
-            Version::V1 => {
-                fs::write(self.group.join("memory.limit_in_bytes"), max.map_or("-1".to_owned(), |max| max.to_string()))
-            }
-        }
-    }
-
-    fn read(&self, reading: &mut Reading) {
-        let keys: [&[u8]; 2] = match self.version {
-            Version::V1 => [b"total_rss", b"total_shmem"],
-            Version::V2 => [b"anon", b"shmem"],
-        };
-        let stat = Lines::of(&self.stat);
-        reading.memory_bytes = keys.iter().filter_map(|key| stat.get(key)).sum();
-        reading.swap_bytes = match self.version {
-            Version::V1 => stat.get(b"total_swap"),
-            Version::V2 => self.swap.as_ref().and_then(number),
-        };
-        reading.oom_kills = self.events.as_ref().and_then(|events| Lines::of(events).get(b"oom_kill")).unwrap_or(0);
-    }
-}
-
-impl Cpu {
-    fn open(group: PathBuf, version: Version) -> Self {
-        let stat = if version == Version::V1 { File::open(group.join("cpu.stat")).ok() } else { None };
-        Self { group, version, stat }
-    }
-
-    /// For how long its share was used up; `own` is the cgroup's `cpu.stat`.
-    fn throttled(&self, own: &Lines) -> Option<Duration> {
-        match self.version {
-            Version::V1 => Lines::of(self.stat.as_ref()?).get(b"throttled_time").map(Duration::from_nanos),
-            Version::V2 => own.get(b"throttled_usec").map(Duration::from_micros),
-        }
-    }
-
-    fn set(&self, limits: &Limits) -> io::Result<()> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a number of cores times the period"
-        )]
-        let quota = limits.cpu_max.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1000));
-        let weight = limits.cpu_weight.unwrap_or(CPU_WEIGHT_DEFAULT);
-        let write = |file: &str, text: String| fs::write(self.group.join(file), text);
-        match self.version {
-            Version::V2 => {
-                let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
-                write("cpu.max", format!("{quota} {CPU_PERIOD}"))?;
-                write("cpu.weight", weight.to_string())
-            }
-            Version::V1 => {
-                write("cpu.cfs_period_us", CPU_PERIOD.to_string())?;
-                write("cpu.cfs_quota_us", quota.map_or("-1".to_owned(), |quota| quota.to_string()))?;
-                write("cpu.shares", shares_of(weight).to_string())
-            }
-        }
-    }
-}
-
-/// A weight as cgroup v1 counts it, whose least is 2.
-fn shares_of(weight: u32) -> u64 {
-    (u64::from(weight) * CPU_SHARES_DEFAULT / u64::from(CPU_WEIGHT_DEFAULT)).max(2)
-}
-
-impl Pids {
-    fn open(group: &Path) -> Result<Self> {
-        let current = group.join("pids.current");
-        Ok(Self {
-            group: group.to_owned(),
-            current: File::open(&current).on("open", &current)?,
-            events: File::open(group.join("pids.events")).ok(),
-        })
     }
 }
 
@@ -544,15 +485,5 @@ fn for_each_subgroup(path: &Path, depth: u32, mut each: impl FnMut(&Path, u32)) 
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             each(&entry.path(), depth + 1);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_weight_keeps_its_proportion_in_v1() {
-        assert_eq!([1, 10, 50, 100, 200, 10_000].map(shares_of), [10, 102, 512, 1024, 2048, 102_400]);
     }
 }

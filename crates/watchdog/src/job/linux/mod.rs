@@ -2,13 +2,16 @@
 //! lineage where there is neither.
 
 mod cgroup;
+mod controllers;
 mod counters;
 mod cover;
 mod host;
 mod init;
 mod instances;
+mod pressure;
 pub mod procfs;
 pub mod ready;
+mod sample;
 mod spawn;
 mod stranded;
 mod terminal;
@@ -21,10 +24,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid};
 
 use super::spec::{Limits, MARKER};
-use super::{Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User};
+use super::{DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User, Way, Woken};
 use crate::error::Context as _;
-use crate::ladder::{Metric, Steps, Thresholds};
-use crate::monitor::Reading;
+use crate::ladder::Thresholds;
+use crate::monitor::{PRESSURES, Reading};
 use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
@@ -33,6 +36,7 @@ pub use host::Host;
 use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
+use pressure::{Triggers, Waiting};
 use procfs::Stat;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
@@ -41,8 +45,6 @@ pub use terminal::{bring_to_front, own_process_group};
 
 /// This program's own file, also when an upgrade has put another in its place.
 pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
-/// The share of one core that walks through `/proc` may cost for samples.
-const WALKING_SHARE: f64 = 0.005;
 /// How often a sweep for escapees is repeated while it finds some.
 const SWEEPS: u32 = 20;
 
@@ -81,6 +83,10 @@ pub struct LinuxJob {
     /// The members that the last walk found, and when it was made at which cost.
     known: Vec<ProcessId>,
     walked: Option<(Instant, Duration)>,
+    host: Waiting,
+    triggers: Triggers,
+    /// When the pressures were read last that nothing asks for.
+    pressed: Option<Instant>,
 }
 
 /// The process that this one is the parent of, and whether it has been reaped.
@@ -113,6 +119,9 @@ impl LinuxJob {
         };
         if let Some(required) = containment.require_tier.filter(|required| tier < *required) {
             return Err(Error::TierTooLow { offered: tier, required, reason: host.why_not(required, containment) });
+        }
+        if let Some(limit) = spec.together.first().filter(|_| cgroup_root.is_none()) {
+            return Err(Error::Unenforceable { limit, reason: cgroup::TOGETHER });
         }
         // A PID namespace has an init, which is estop's.
         let cgroup = cgroup_root.map(|root| Cgroup::create(&root, spec, u64::from(pid))).transpose()?;
@@ -150,6 +159,9 @@ impl LinuxJob {
             cpu: Duration::ZERO,
             known: Vec::new(),
             walked: None,
+            host: Waiting::of_host(),
+            triggers: Triggers::default(),
+            pressed: None,
         })
     }
 
@@ -178,21 +190,6 @@ impl LinuxJob {
             }
             None => self.descendants(),
         }
-    }
-
-    /// The members for a sample. A walk through `/proc` costs as much as the host has processes, so it is made as often as it
-    /// may cost; in between, those that are known are looked at.
-    fn sampled(&mut self) -> Vec<Stat> {
-        let due = self.walked.is_none_or(|(at, cost)| at.elapsed() >= cost.div_f64(WALKING_SHARE));
-        if due {
-            let before = Instant::now();
-            let members = self.descendants();
-            self.walked = Some((Instant::now(), before.elapsed()));
-            self.known = members.iter().map(|stat| stat.id).collect();
-            return members;
-        }
-        let alive = |id: &ProcessId| procfs::stat(id.pid).filter(|stat| stat.id == *id && !stat.is_dead());
-        self.known.iter().filter_map(alive).collect()
     }
 
     fn reap_child(&mut self) -> bool {
@@ -466,39 +463,7 @@ impl Job for LinuxJob {
     }
 
     fn read(&mut self, thresholds: &Thresholds) -> Reading {
-        let process_steps = &thresholds.process_memory;
-        if let Some(cgroup) = &self.cgroup {
-            let mut reading = cgroup.read();
-            let enforced = cgroup.enforced();
-            if !enforced.pids {
-                // The job's init is ours, not the workload's.
-                reading.pids = (cgroup.processes().len() as u64).saturating_sub(self.namespaces.pid.into());
-            }
-            if !enforced.memory {
-                reading.memory_bytes = memory_of(&self.members(), self.limits.memory_max);
-            }
-            if !process_steps.is_empty() {
-                reading.process_memory_bytes = largest_of(&self.members(), process_steps);
-            }
-            if !thresholds.open_files.is_empty() {
-                reading.open_files = Some(open_files_of(&self.members()));
-            }
-            return reading;
-        }
-        let members = self.sampled();
-        let init = self.child.as_ref().filter(|_| self.namespaces.pid).and_then(|child| procfs::stat(child.id.pid));
-        let own = if init.is_none() { procfs::stat(std::process::id()) } else { None };
-        let ticks: u64 = members.iter().chain(&init).chain(&own).map(|stat| stat.ticks).sum();
-        // A process whose parent does not wait for it takes its time with it: what was seen stays counted.
-        self.cpu = self.cpu.max(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()));
-        Reading {
-            cpu: self.cpu,
-            memory_bytes: memory_of(&members, self.limits.memory_max),
-            process_memory_bytes: largest_of(&members, process_steps),
-            open_files: (!thresholds.open_files.is_empty()).then(|| open_files_of(&members)),
-            pids: members.len() as u64,
-            ..Reading::default()
-        }
+        self.sample(thresholds)
     }
 
     fn processes(&self, limit: usize) -> Vec<Process> {
@@ -507,7 +472,25 @@ impl Job for LinuxJob {
 
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
         self.limits = *limits;
-        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.set_limits(limits))
+        self.cgroup.as_mut().map_or(Ok(()), |cgroup| cgroup.set_limits(limits))
+    }
+
+    fn slow(&mut self, way: Way, to: Option<f64>) -> io::Result<()> {
+        let cgroup = self.cgroup.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+        cgroup.slow(&self.limits, way, to)
+    }
+
+    fn listen(&mut self, thresholds: &Thresholds) {
+        self.triggers = Triggers::set(thresholds, self.cgroup.as_ref().map(|cgroup| cgroup.id().path.as_path()));
+    }
+
+    fn woken(&mut self, by: Woken) {
+        for place in (0..PRESSURES.len()).filter(|place| by.has(FIRST_TRIGGER + place)) {
+            self.triggers.fired(place);
+        }
+        if let Some(cgroup) = self.cgroup.as_ref().filter(|_| by.has(FIRST_TRIGGER - 2)) {
+            cgroup.hear();
+        }
     }
 
     fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
@@ -515,23 +498,7 @@ impl Job for LinuxJob {
             let reason = "only the cgroup controller `cpu` does; run estop as root, or have it delegated";
             return Some(("cpu_weight", reason));
         }
-        let read = self.cgroup.as_ref().map(Cgroup::read).unwrap_or_default();
-        let watched = |metric: &Metric| !thresholds.of(*metric).is_empty();
-        Metric::ALL.into_iter().filter(watched).find_map(|metric| {
-            let (observed, reason) = match metric {
-                Metric::Io => (
-                    read.io_bytes.is_some(),
-                    "only the cgroup v2 controller `io` counts it; run estop as root where the hierarchy is v2 alone, or have it delegated",
-                ),
-                Metric::Swap => (read.swap_bytes.is_some(), "only the cgroup controller `memory` counts it"),
-                Metric::CpuThrottled => (read.throttled.is_some(), "only the cgroup controller `cpu` counts it"),
-                Metric::CpuPressure => (read.pressure.cpu.is_some(), PRESSURE),
-                Metric::MemoryPressure => (read.pressure.memory.is_some(), PRESSURE),
-                Metric::IoPressure => (read.pressure.io.is_some(), PRESSURE),
-                _ => (true, ""),
-            };
-            (!observed).then(|| (limit_of(metric), reason))
-        })
+        self.unobservable(thresholds)
     }
 
     fn release(&mut self) {
@@ -540,11 +507,18 @@ impl Job for LinuxJob {
         }
     }
 
-    fn descriptors(&self) -> [Option<(BorrowedFd<'_>, bool)>; 3] {
+    fn descriptors(&self) -> [Option<(BorrowedFd<'_>, bool)>; DESCRIPTORS] {
         // Each is left out once it has said its last word, or it would wake the guardian for ever.
         let child = self.child.as_ref().filter(|child| !child.reaped).map(|child| (child.fd.as_fd(), false));
         let reports = self.reports.as_ref().filter(|_| child.is_some()).map(|fd| (fd.as_fd(), false));
-        [child, reports, self.cgroup.as_ref().map(|cgroup| (cgroup.events(), true))]
+        let events = self.cgroup.as_ref().map(|cgroup| (cgroup.events(), true));
+        let [memory, pids] = self.cgroup.as_ref().map(Cgroup::refusals).unwrap_or_default();
+        let mut all = [None; DESCRIPTORS];
+        all[..FIRST_TRIGGER].copy_from_slice(&[child, reports, events, memory, pids]);
+        for (place, trigger) in all[FIRST_TRIGGER..].iter_mut().zip(self.triggers.descriptors()) {
+            *place = trigger.map(|fd| (fd, true));
+        }
+        all
     }
 
     fn handle(&self) -> Handle {
@@ -558,44 +532,11 @@ impl Job for LinuxJob {
     }
 }
 
-const PRESSURE: &str = "only a cgroup v2 counts it, of a kernel with pressure stall information (`psi=1`)";
-
-/// What cannot be enforced where `metric` cannot be observed.
-fn limit_of(metric: Metric) -> &'static str {
-    if metric == Metric::Io { "io_max" } else { metric.key() }
-}
-
-/// How many descriptors `members` have open, as far as they let themselves be looked at.
-fn open_files_of(members: &[Stat]) -> u64 {
-    members.iter().map(|stat| procfs::open_files(stat.id.pid).unwrap_or(0)).sum()
-}
-
-/// Memory of the largest of `members` in bytes. Resident memory counts pages of files too, so it can only be too high: the
-/// exact figure, which costs more, is read where it would reach one of `steps`.
-fn largest_of(members: &[Stat], steps: &Steps) -> u64 {
-    let page = rustix::param::page_size() as u64;
-    #[expect(clippy::cast_precision_loss, reason = "thresholds are compared as floats; 2^53 bytes is enough")]
-    let matters = |resident: u64| steps.next_above(0.0).is_some_and(|lowest| resident as f64 >= lowest);
-    let memory = |stat: &Stat| match stat.resident * page {
-        resident if matters(resident) => procfs::undroppable_memory(stat.id.pid).unwrap_or(resident),
-        resident => resident,
-    };
-    members.iter().map(memory).max().unwrap_or(0)
-}
-
+/// The place of the first trigger among a job's descriptors. Before it stand those of the refusals.
+const FIRST_TRIGGER: usize = DESCRIPTORS - PRESSURES.len();
 /// The process ID of the process that `fd` stands for.
 fn pid_of(fd: &OwnedFd) -> Option<u32> {
     use std::os::fd::AsRawFd as _;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
-}
-
-/// Memory of `members` in bytes. Resident memory counts shared pages once for each process, so it can only be too high: the
-/// exact figure, which costs more, is read where it matters.
-fn memory_of(members: &[Stat], limit: Option<u64>) -> u64 {
-    let resident: u64 = members.iter().map(|stat| stat.resident).sum::<u64>() * rustix::param::page_size() as u64;
-    if limit.is_none_or(|limit| resident < limit / 2) {
-        return resident;
-    }
-    members.iter().filter_map(|stat| procfs::proportional_memory(stat.id.pid)).sum()
 }

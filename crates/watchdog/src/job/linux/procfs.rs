@@ -87,6 +87,17 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
+/// The share of the host's memory that is in use, which is all but what the kernel could give to a new program.
+pub fn memory_in_use() -> Option<f64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let value = |key: &str| -> Option<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim().split(' ').next()?.parse().ok()
+    };
+    let (total, available) = (value("MemTotal")?, value("MemAvailable")?);
+    (total > 0.0).then(|| 1.0 - available / total)
+}
+
 /// The identity of `pid` as it is now.
 pub fn identity(pid: u32) -> Option<ProcessId> {
     stat(pid).map(|stat| stat.id)

@@ -2,6 +2,7 @@
 
 mod asking;
 mod command_line;
+mod host;
 pub(crate) mod object;
 pub(crate) mod processes;
 mod rates;
@@ -15,13 +16,16 @@ use std::os::windows::io::BorrowedHandle;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User};
-use crate::Result;
+use super::{
+    Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User, Way,
+    Woken,
+};
 use crate::error::Context as _;
 use crate::ladder::{Metric, Thresholds};
-use crate::monitor::Reading;
+use crate::monitor::{Host, Reading};
 use crate::registry::Handle;
 use crate::stop::Survivor;
+use crate::{Error, Result};
 use asking::Key;
 pub use command_line::{find_program, is_batch_file};
 use estop_durable::privileges::is_administrator;
@@ -82,6 +86,10 @@ impl WindowsJob {
     /// # Errors
     /// What the system answers.
     pub fn create(spec: &JobSpec) -> Result<Self> {
+        if let Some(limit) = spec.together.first() {
+            let reason = "on Windows each workload has limits of its own alone";
+            return Err(Error::Unenforceable { limit, reason });
+        }
         let mut object = JobObject::create().doing("create a job object")?;
         object.set_limits(&spec.limits).doing("limit the job")?;
         Ok(Self { limits: spec.limits, ..Self::of(object) })
@@ -292,7 +300,7 @@ impl Job for WindowsJob {
         self.object.counters().map_or(0, |counters| counters.active)
     }
 
-    fn read(&mut self, _thresholds: &Thresholds) -> Reading {
+    fn read(&mut self, thresholds: &Thresholds) -> Reading {
         self.note_messages(Duration::ZERO);
         let members = self.members().unwrap_or_default();
         for member in &members {
@@ -314,6 +322,10 @@ impl Job for WindowsJob {
             process_memory_refused: self.refused.process_memory_refused,
             pids_refused: self.refused.processes_refused,
             open_files: Some(members.iter().map(|member| member.handles).sum()),
+            host: Host {
+                memory: (!thresholds.host_memory.is_empty()).then(host::memory_in_use).flatten(),
+                ..Host::default()
+            },
             ..Reading::default()
         }
     }
@@ -329,6 +341,20 @@ impl Job for WindowsJob {
         Ok(())
     }
 
+    fn slow(&mut self, way: Way, to: Option<f64>) -> io::Result<()> {
+        if way != Way::Cpu {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let own = self.limits.cpu_max;
+        let cpu_max = to.map_or(own, |to| Some(own.map_or(to, |cores| cores.min(to))));
+        self.object.set_limits(&Limits { cpu_max, ..self.limits })
+    }
+
+    /// Its messages come with those of the job itself, at every look.
+    fn listen(&mut self, _thresholds: &Thresholds) {}
+
+    fn woken(&mut self, _by: Woken) {}
+
     fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
         if limits.cpu_weight.is_some() && !self.object.rates.cpu {
             let reason = "this system takes no processor rates, as Wine and some terminal servers do not";
@@ -340,9 +366,14 @@ impl Job for WindowsJob {
             Metric::Io if self.object.io_bytes().is_none() => {
                 Some(("io_max", "this system does not count input and output for jobs, as Wine does not"))
             }
-            Metric::Swap | Metric::CpuThrottled | Metric::CpuPressure | Metric::MemoryPressure | Metric::IoPressure => {
-                Some((metric.key(), "Windows does not count it"))
-            }
+            Metric::Swap
+            | Metric::CpuThrottled
+            | Metric::CpuPressure
+            | Metric::MemoryPressure
+            | Metric::IoPressure
+            | Metric::HostCpuPressure
+            | Metric::HostMemoryPressure
+            | Metric::HostIoPressure => Some((metric.key(), "Windows does not count it")),
             _ => None,
         })
     }
