@@ -207,6 +207,8 @@ impl Server {
     }
 
     fn look_at_job(&mut self) {
+        // Looked at first: when nothing is left, the end of the program is known too, or never will be.
+        let emptied = self.prepared.job.is_empty();
         let exit = self.prepared.job.reap();
         if self.state == State::Ended {
             return;
@@ -217,9 +219,12 @@ impl Server {
             // A program that the kernel ended for lack of memory is a breach, not an end.
             self.sample();
         }
-        if self.prepared.job.is_empty() {
+        if self.state == State::Ended {
+            return;
+        }
+        if emptied {
             self.happen(Event::Emptied, Category::Kill, None);
-        } else if newly && self.state != State::Ended {
+        } else if newly {
             self.happen(Event::MainExited, Category::Kill, None);
         }
     }
