@@ -15,7 +15,7 @@ use crate::guardian::wire::{Order, Verb};
 use crate::guardian::{Answer, Client};
 use crate::job::platform::{self, Ending, Stranded};
 use crate::job::{Isolation, Proof, Tier};
-use crate::registry::{Entry, JobDir, Owner, RunDir};
+use crate::registry::{Entry, JobDir, Outcome, Owner, RunDir};
 use crate::stop::{Category, Phases, StopReport};
 
 pub use abandoned::{end_abandoned, settle_abandoned};
@@ -30,6 +30,10 @@ const GRACE_WAIT: Duration = Duration::from_mins(2);
 const STARTING_WAIT: Duration = Duration::from_secs(2);
 /// How often it is looked at meanwhile.
 const STARTING_LOOK: Duration = Duration::from_millis(20);
+/// How often a guardian that is waited for is looked at: one that has gone says nothing more.
+const ANSWER_LOOK: Duration = Duration::from_millis(250);
+/// How long a job is killed directly that its guardian could not prove empty.
+const SECOND_LIMIT: Duration = Duration::from_secs(1);
 /// How long a job is killed directly before its survivors are reported.
 const DIRECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -194,7 +198,8 @@ fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
 
 fn end_recorded(entry: &Entry, owner: Owner, alive: bool) -> Option<Ended> {
     let stranded = Stranded::open(entry, alive, owner);
-    let ended = (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation));
+    let ended =
+        (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation, DIRECT_LIMIT));
     if ended.as_ref().is_none_or(|ended| ended.report.proven_empty && !alive) {
         stranded.release(Some(entry));
     }
@@ -267,13 +272,21 @@ fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
 
 /// Hears the guardian out, or ends the job without it.
 fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
-    match order.client.as_mut().map(|client| hear(client, order.sent, request)) {
-        Some(Heard::Report(report)) => return stopped.jobs.push(*report),
+    match order.client.as_mut().map(|client| hear(client, &order.dir, order.sent, request)) {
+        Some(Heard::Report(report)) if report.proven_empty => return stopped.jobs.push(*report),
+        Some(Heard::Report(report)) => return stopped.jobs.push(end_unproven(&order.dir, *report)),
         Some(Heard::Refused) if matches!(order.dir.outcome(), Ok(Some(_))) => return,
         _ => {}
     }
     // It may have ended by itself meanwhile.
     let silent = order.alive && order.dir.is_alive().unwrap_or(true);
+    // An answer that was lost on the way is written down too.
+    if order.client.is_some()
+        && !silent
+        && let Ok(Some(Outcome { report: Some(report), .. })) = order.dir.outcome()
+    {
+        return stopped.jobs.push(report);
+    }
     if silent {
         stopped.unreachable.push(order.dir.name().to_owned());
     }
@@ -285,6 +298,26 @@ fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     }
 }
 
+/// What a guardian could not prove to be ended, this process tries to end: the kernel may have refused the guardian what it grants
+/// here. If that is in vain too, what the guardian said stands.
+fn end_unproven(dir: &JobDir, said: StopReport) -> StopReport {
+    let Ok(Some((entry, owner))) = dir.owned_entry() else { return said };
+    let stranded = Stranded::open(&entry, dir.is_alive().unwrap_or(true), owner);
+    let report = end_directly(&stranded, &entry.name, entry.tier, entry.isolation, SECOND_LIMIT).report;
+    if !report.proven_empty {
+        return said;
+    }
+    StopReport {
+        processes_before: report.processes_before.max(said.processes_before),
+        stop_seconds: said.stop_seconds + report.stop_seconds,
+        proof: report.proof,
+        proven_empty: true,
+        survivors: Vec::new(),
+        survivors_omitted: 0,
+        ..said
+    }
+}
+
 /// What a guardian said to the order.
 enum Heard {
     Report(Box<StopReport>),
@@ -292,11 +325,17 @@ enum Heard {
     Nothing,
 }
 
-fn hear(client: &mut Client, sent: Instant, request: Request<'_>) -> Heard {
+fn hear(client: &mut Client, dir: &JobDir, sent: Instant, request: Request<'_>) -> Heard {
     let mut answer = client.receive(ACCEPT_WAIT.saturating_sub(sent.elapsed()));
     if matches!(answer, Answer::Accepted) {
         let grace = if request.category == Category::Ask { GRACE_WAIT } else { Duration::ZERO };
-        answer = client.receive((ANSWER_WAIT + grace).saturating_sub(sent.elapsed()));
+        let left = || (ANSWER_WAIT + grace).saturating_sub(sent.elapsed());
+        let mut lives = true;
+        // Once more after its end: its last word may have come in between.
+        while matches!(answer, Answer::Accepted | Answer::Nothing) && lives && !left().is_zero() {
+            lives = dir.is_alive().unwrap_or(true);
+            answer = client.receive(left().min(ANSWER_LOOK));
+        }
     }
     match answer {
         Answer::Done(body) => {
@@ -319,7 +358,7 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
     stopped.doubts.extend(unrecorded.doubts);
     // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
     for (name, stranded) in unrecorded.found.into_iter().filter(|(_, stranded)| !stranded.is_over()) {
-        stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
+        stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown(), DIRECT_LIMIT));
         stranded.release(None);
     }
 }
@@ -329,10 +368,10 @@ fn isolation_unknown() -> Isolation {
     Isolation::Root
 }
 
-fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation) -> Ended {
+fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation, limit: Duration) -> Ended {
     let started = Instant::now();
     let processes_before = stranded.count();
-    let Ending { proof: Proof { empty, by, survivors }, doubt } = stranded.end(DIRECT_LIMIT);
+    let Ending { proof: Proof { empty, by, survivors }, doubt } = stranded.end(limit);
     let seconds = started.elapsed().as_secs_f64();
     let report = StopReport {
         name: name.to_owned(),

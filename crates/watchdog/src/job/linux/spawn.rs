@@ -125,7 +125,7 @@ pub(super) fn commands(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -
     let plan = |argv: &Vec<Bytes>| {
         let mut spec = spec.clone();
         (spec.program.argv, spec.program.environment) = (argv.clone(), own.clone());
-        (spec.program.process_group, spec.program.oom_score) = (None, None);
+        spec.program.process_group = None;
         Plan::new(&spec, namespaces, landlock)
     };
     spec.program.commands.iter().map(plan).collect()
