@@ -188,7 +188,7 @@ struct Ended {
 fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     let Some((entry, owner)) = dir.owned_entry()? else { return Ok(None) };
     let alive = dir.is_alive()?;
-    let ended = end_recorded(&entry, owner, alive);
+    let ended = end_recorded(&entry, owner, alive, false);
     // Another user's paths may lead anywhere: those are that user's to clear.
     if !alive && platform::is_own(owner) {
         abandoned::clear_secrets(dir, &entry.id);
@@ -196,10 +196,11 @@ fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     Ok(ended)
 }
 
-fn end_recorded(entry: &Entry, owner: Owner, alive: bool) -> Option<Ended> {
+/// Ends what is left of a job, and proves it; where nothing is left, only if that is to be proven `too`.
+fn end_recorded(entry: &Entry, owner: Owner, alive: bool, too: bool) -> Option<Ended> {
     let stranded = Stranded::open(entry, alive, owner);
-    let ended =
-        (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation, DIRECT_LIMIT));
+    let ended = (too || !stranded.is_over())
+        .then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation, DIRECT_LIMIT));
     if ended.as_ref().is_none_or(|ended| ended.report.proven_empty && !alive) {
         stranded.release(Some(entry));
     }
@@ -212,6 +213,8 @@ struct Pending {
     dir: JobDir,
     /// The stores that are to be put back.
     protects: Vec<String>,
+    /// The record as it was before the order.
+    known: Option<(Entry, Owner)>,
     alive: bool,
     client: Option<Client>,
     /// Whether nobody but the guardian sets the job's latch.
@@ -227,19 +230,20 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
         request.names.iter().map(|name| run_dir.job(name)).collect()
     });
     for dir in dirs.into_iter().filter(|dir| concerns(request.names, dir.name())) {
-        let entry = dir.entry();
+        let known = dir.owned_entry();
         // Where it cannot be told, the guardian is asked, and the record says more.
         let alive = dir.is_alive().unwrap_or(true);
-        if !alive && (matches!(entry, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
+        if !alive && (matches!(known, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
             continue;
         }
         let incident = if instance.keeps_incident { request.incident } else { "" };
         let client = if alive { ordered(&dir, Request { incident, ..request }) } else { None };
         // A record that cannot be trusted leads nowhere, but a living guardian can still be spoken to.
-        let entry = entry.ok().flatten();
-        let protects = entry.filter(|_| instance.keeps_incident).map(|entry| entry.protects).unwrap_or_default();
+        let known = known.ok().flatten();
+        let entry = known.as_ref().map(|(entry, _)| entry).filter(|_| instance.keeps_incident);
+        let protects = entry.map(|entry| entry.protects.clone()).unwrap_or_default();
         let latches_alone = instance.state_dir.is_none();
-        pending.push(Pending { dir, protects, alive, client, latches_alone, sent: Instant::now() });
+        pending.push(Pending { dir, protects, known, alive, client, latches_alone, sent: Instant::now() });
     }
 }
 
@@ -293,6 +297,13 @@ fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     match end_left(&order.dir) {
         Ok(Some(ended)) => stopped.take(ended),
         Ok(None) if silent => stopped.starting.push(order.dir.clone()),
+        // A guardian that has died over the order, and its job with it, is no job that was never found.
+        Ok(None) if order.client.is_some() => {
+            let known = order.known.take();
+            if let Some(ended) = known.and_then(|(entry, owner)| end_recorded(&entry, owner, false, true)) {
+                stopped.take(ended);
+            }
+        }
         Ok(None) => {}
         Err(error) => stopped.doubts.push(format!("{}: {error}", order.dir.name())),
     }
@@ -302,15 +313,26 @@ fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
 /// here. If that is in vain too, what the guardian said stands.
 fn end_unproven(dir: &JobDir, said: StopReport) -> StopReport {
     let Ok(Some((entry, owner))) = dir.owned_entry() else { return said };
+    let started = Instant::now();
     let stranded = Stranded::open(&entry, dir.is_alive().unwrap_or(true), owner);
     let report = end_directly(&stranded, &entry.name, entry.tier, entry.isolation, SECOND_LIMIT).report;
-    if !report.proven_empty {
-        return said;
+    let mut proof = report.proven_empty.then_some(report.proof);
+    // It goes on trying, and reports the end of nothing that it has not seen empty.
+    let deadline = Instant::now() + SECOND_LIMIT;
+    while proof.is_none() && Instant::now() < deadline {
+        match dir.outcome() {
+            Ok(Some(outcome)) => {
+                let by = || vec!["its guardian has seen it empty since".to_owned()];
+                proof = Some(outcome.report.map(|report| report.proof).filter(|by| !by.is_empty()).unwrap_or_else(by));
+            }
+            _ => std::thread::sleep(STARTING_LOOK),
+        }
     }
+    let Some(proof) = proof else { return said };
     StopReport {
         processes_before: report.processes_before.max(said.processes_before),
-        stop_seconds: said.stop_seconds + report.stop_seconds,
-        proof: report.proof,
+        stop_seconds: said.stop_seconds + started.elapsed().as_secs_f64(),
+        proof,
         proven_empty: true,
         survivors: Vec::new(),
         survivors_omitted: 0,

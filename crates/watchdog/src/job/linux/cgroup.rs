@@ -311,6 +311,14 @@ impl Cgroup {
         }
     }
 
+    /// Puts the new process `pid`, which has not begun to run the program, into it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn enter(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.id.path.join("cgroup.procs"), pid.to_string())
+    }
+
     /// Puts the new process `pid`, which has not begun to run the program, into the v1 groups.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ pub(super) fn isolation(user: Option<&User>) -> Isolation {
 pub struct LinuxJob {
     tier: Tier,
     cgroup: Option<Cgroup>,
+    /// Whether a new process is put into the cgroup before it begins, because it cannot be made in it.
+    moves: bool,
     namespaces: Namespaces,
     landlock: bool,
     /// Why nothing can leave the job, if nothing can.
@@ -135,6 +137,7 @@ impl LinuxJob {
         Ok(Self {
             tier,
             cgroup,
+            moves: false,
             namespaces,
             landlock,
             confined,
@@ -151,6 +154,24 @@ impl LinuxJob {
             known: Vec::new(),
             walked: None,
         })
+    }
+
+    /// Where a new process is made.
+    fn born_in(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.as_ref().filter(|_| !self.moves).map(Cgroup::dir)
+    }
+
+    /// Puts the new process `pid`, which has not begun, where it was not made.
+    fn adopt(&self, pid: u32) -> io::Result<()> {
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        if self.moves {
+            cgroup.enter(pid)?;
+        }
+        cgroup.adopt(pid)
+    }
+
+    fn start(&self, spec: &JobSpec) -> Result<Option<spawn::Started>> {
+        spawn::spawn(spec, self.namespaces, self.landlock, self.born_in(), |pid| self.adopt(pid))
     }
 
     /// The processes below this one, or below the job's init.
@@ -299,11 +320,13 @@ impl Job for LinuxJob {
     }
 
     fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
-        let cgroup = self.cgroup.as_ref();
-        let started = spawn::spawn(spec, self.namespaces, self.landlock, cgroup.map(Cgroup::dir), |pid| {
-            cgroup.map_or(Ok(()), |cgroup| cgroup.adopt(pid))
-        })?;
         let gone = || Error::Containment("the new process ended at once".to_owned());
+        let mut started = self.start(spec)?;
+        if started.is_none() && self.cgroup.is_some() {
+            self.moves = true;
+            started = self.start(spec)?;
+        }
+        let started = started.ok_or_else(gone)?;
         let id = procfs::identity(started.child.pid).ok_or_else(gone)?;
         let main = match started.main {
             Some(fd) => pid_of(&fd).and_then(procfs::identity).map(|id| (id, fd)),
@@ -365,10 +388,7 @@ impl Job for LinuxJob {
         }
         let (_, main) = self.main.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         let plan = self.commands.get(command).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let cgroup = self.cgroup.as_ref();
-        let child = spawn::beside(plan, cgroup.map(Cgroup::dir), main.as_fd(), |pid| {
-            cgroup.map_or(Ok(()), |cgroup| cgroup.adopt(pid))
-        })?;
+        let child = spawn::beside(plan, self.born_in(), main.as_fd(), |pid| self.adopt(pid))?;
         self.beside.push((command, child.fd));
         Ok(())
     }
