@@ -187,3 +187,26 @@ os.execvp(sys.argv[1], sys.argv[1:])
         scene.expect_nothing_left();
     }
 }
+
+/// Since Linux 6.14 a process is killed at birth that is made in a group by one whose own group was killed once and lives on.
+#[cfg(unix)]
+#[test]
+fn below_a_cgroup_that_was_killed_once_jobs_start_all_the_same() {
+    if !scene::is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let group = scene::group::Group::new();
+    std::fs::write(group.path().join("cgroup.kill"), "1").unwrap();
+    for options in [&["--require-tier", "kernel"][..], &["--require-tier", "kernel", "--no-pid-namespace"]] {
+        let body = "cat /proc/self/cgroup; exit 7";
+        let estop = scene.command(&[&["run"], options, &["--", "sh", "-c", body]].concat());
+        let mut inside = std::process::Command::new("sh");
+        inside.args(["-c", "echo $$ > \"$0/cgroup.procs\"; exec \"$@\""]).arg(group.path());
+        inside.arg(estop.get_program()).args(estop.get_args()).current_dir(scene.path());
+        inside.envs(estop.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ended = scene.start(&mut inside).wait().expect(7);
+        assert!(ended.stdout.contains("/estop/"), "{ended:?}");
+    }
+    scene.expect_nothing_left();
+}

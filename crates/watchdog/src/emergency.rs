@@ -15,7 +15,7 @@ use crate::guardian::wire::{Order, Verb};
 use crate::guardian::{Answer, Client};
 use crate::job::platform::{self, Ending, Stranded};
 use crate::job::{Isolation, Proof, Tier};
-use crate::registry::{Entry, JobDir, Owner, RunDir};
+use crate::registry::{Entry, JobDir, Outcome, Owner, RunDir};
 use crate::stop::{Category, Phases, StopReport};
 
 pub use abandoned::{end_abandoned, settle_abandoned};
@@ -30,6 +30,10 @@ const GRACE_WAIT: Duration = Duration::from_mins(2);
 const STARTING_WAIT: Duration = Duration::from_secs(2);
 /// How often it is looked at meanwhile.
 const STARTING_LOOK: Duration = Duration::from_millis(20);
+/// How often a guardian that is waited for is looked at: one that has gone says nothing more.
+const ANSWER_LOOK: Duration = Duration::from_millis(250);
+/// How long a job is killed directly that its guardian could not prove empty.
+const SECOND_LIMIT: Duration = Duration::from_secs(1);
 /// How long a job is killed directly before its survivors are reported.
 const DIRECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -184,7 +188,7 @@ struct Ended {
 fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     let Some((entry, owner)) = dir.owned_entry()? else { return Ok(None) };
     let alive = dir.is_alive()?;
-    let ended = end_recorded(&entry, owner, alive);
+    let ended = end_recorded(&entry, owner, alive, false);
     // Another user's paths may lead anywhere: those are that user's to clear.
     if !alive && platform::is_own(owner) {
         abandoned::clear_secrets(dir, &entry.id);
@@ -192,9 +196,11 @@ fn end_left(dir: &JobDir) -> Result<Option<Ended>> {
     Ok(ended)
 }
 
-fn end_recorded(entry: &Entry, owner: Owner, alive: bool) -> Option<Ended> {
+/// Ends what is left of a job, and proves it; where nothing is left, only if that is to be proven `too`.
+fn end_recorded(entry: &Entry, owner: Owner, alive: bool, too: bool) -> Option<Ended> {
     let stranded = Stranded::open(entry, alive, owner);
-    let ended = (!stranded.is_over()).then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation));
+    let ended = (too || !stranded.is_over())
+        .then(|| end_directly(&stranded, &entry.name, entry.tier, entry.isolation, DIRECT_LIMIT));
     if ended.as_ref().is_none_or(|ended| ended.report.proven_empty && !alive) {
         stranded.release(Some(entry));
     }
@@ -207,6 +213,8 @@ struct Pending {
     dir: JobDir,
     /// The stores that are to be put back.
     protects: Vec<String>,
+    /// The record as it was before the order.
+    known: Option<(Entry, Owner)>,
     alive: bool,
     client: Option<Client>,
     /// Whether nobody but the guardian sets the job's latch.
@@ -222,19 +230,20 @@ fn order_guardians(instance: &Instance, request: Request<'_>, pending: &mut Vec<
         request.names.iter().map(|name| run_dir.job(name)).collect()
     });
     for dir in dirs.into_iter().filter(|dir| concerns(request.names, dir.name())) {
-        let entry = dir.entry();
+        let known = dir.owned_entry();
         // Where it cannot be told, the guardian is asked, and the record says more.
         let alive = dir.is_alive().unwrap_or(true);
-        if !alive && (matches!(entry, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
+        if !alive && (matches!(known, Ok(None)) || matches!(dir.outcome(), Ok(Some(_)))) {
             continue;
         }
         let incident = if instance.keeps_incident { request.incident } else { "" };
         let client = if alive { ordered(&dir, Request { incident, ..request }) } else { None };
         // A record that cannot be trusted leads nowhere, but a living guardian can still be spoken to.
-        let entry = entry.ok().flatten();
-        let protects = entry.filter(|_| instance.keeps_incident).map(|entry| entry.protects).unwrap_or_default();
+        let known = known.ok().flatten();
+        let entry = known.as_ref().map(|(entry, _)| entry).filter(|_| instance.keeps_incident);
+        let protects = entry.map(|entry| entry.protects.clone()).unwrap_or_default();
         let latches_alone = instance.state_dir.is_none();
-        pending.push(Pending { dir, protects, alive, client, latches_alone, sent: Instant::now() });
+        pending.push(Pending { dir, protects, known, alive, client, latches_alone, sent: Instant::now() });
     }
 }
 
@@ -267,21 +276,67 @@ fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
 
 /// Hears the guardian out, or ends the job without it.
 fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
-    match order.client.as_mut().map(|client| hear(client, order.sent, request)) {
-        Some(Heard::Report(report)) => return stopped.jobs.push(*report),
+    match order.client.as_mut().map(|client| hear(client, &order.dir, order.sent, request)) {
+        Some(Heard::Report(report)) if report.proven_empty => return stopped.jobs.push(*report),
+        Some(Heard::Report(report)) => return stopped.jobs.push(end_unproven(&order.dir, *report)),
         Some(Heard::Refused) if matches!(order.dir.outcome(), Ok(Some(_))) => return,
         _ => {}
     }
     // It may have ended by itself meanwhile.
     let silent = order.alive && order.dir.is_alive().unwrap_or(true);
+    // An answer that was lost on the way is written down too.
+    if order.client.is_some()
+        && !silent
+        && let Ok(Some(Outcome { report: Some(report), .. })) = order.dir.outcome()
+    {
+        return stopped.jobs.push(report);
+    }
     if silent {
         stopped.unreachable.push(order.dir.name().to_owned());
     }
     match end_left(&order.dir) {
         Ok(Some(ended)) => stopped.take(ended),
         Ok(None) if silent => stopped.starting.push(order.dir.clone()),
+        // A guardian that has died over the order, and its job with it, is no job that was never found.
+        Ok(None) if order.client.is_some() => {
+            let known = order.known.take();
+            if let Some(ended) = known.and_then(|(entry, owner)| end_recorded(&entry, owner, false, true)) {
+                stopped.take(ended);
+            }
+        }
         Ok(None) => {}
         Err(error) => stopped.doubts.push(format!("{}: {error}", order.dir.name())),
+    }
+}
+
+/// What a guardian could not prove to be ended, this process tries to end: the kernel may have refused the guardian what it grants
+/// here. If that is in vain too, what the guardian said stands.
+fn end_unproven(dir: &JobDir, said: StopReport) -> StopReport {
+    let Ok(Some((entry, owner))) = dir.owned_entry() else { return said };
+    let started = Instant::now();
+    let stranded = Stranded::open(&entry, dir.is_alive().unwrap_or(true), owner);
+    let report = end_directly(&stranded, &entry.name, entry.tier, entry.isolation, SECOND_LIMIT).report;
+    let mut proof = report.proven_empty.then_some(report.proof);
+    // It goes on trying, and reports the end of nothing that it has not seen empty.
+    let deadline = Instant::now() + SECOND_LIMIT;
+    while proof.is_none() && Instant::now() < deadline {
+        match dir.outcome() {
+            Ok(Some(outcome)) => {
+                let by = || vec!["its guardian has seen it empty since".to_owned()];
+                proof = Some(outcome.report.map(|report| report.proof).filter(|by| !by.is_empty()).unwrap_or_else(by));
+            }
+            _ => std::thread::sleep(STARTING_LOOK),
+        }
+    }
+    let Some(proof) = proof else { return said };
+    StopReport {
+        processes_before: report.processes_before.max(said.processes_before),
+        stop_seconds: said.stop_seconds + started.elapsed().as_secs_f64(),
+        proof,
+        proven_empty: true,
+        survivors: Vec::new(),
+        survivors_omitted: 0,
+        ..said
     }
 }
 
@@ -292,11 +347,17 @@ enum Heard {
     Nothing,
 }
 
-fn hear(client: &mut Client, sent: Instant, request: Request<'_>) -> Heard {
+fn hear(client: &mut Client, dir: &JobDir, sent: Instant, request: Request<'_>) -> Heard {
     let mut answer = client.receive(ACCEPT_WAIT.saturating_sub(sent.elapsed()));
     if matches!(answer, Answer::Accepted) {
         let grace = if request.category == Category::Ask { GRACE_WAIT } else { Duration::ZERO };
-        answer = client.receive((ANSWER_WAIT + grace).saturating_sub(sent.elapsed()));
+        let left = || (ANSWER_WAIT + grace).saturating_sub(sent.elapsed());
+        let mut lives = true;
+        // Once more after its end: its last word may have come in between.
+        while matches!(answer, Answer::Accepted | Answer::Nothing) && lives && !left().is_zero() {
+            lives = dir.is_alive().unwrap_or(true);
+            answer = client.receive(left().min(ANSWER_LOOK));
+        }
     }
     match answer {
         Answer::Done(body) => {
@@ -319,7 +380,7 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
     stopped.doubts.extend(unrecorded.doubts);
     // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.
     for (name, stranded) in unrecorded.found.into_iter().filter(|(_, stranded)| !stranded.is_over()) {
-        stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown()));
+        stopped.take(end_directly(&stranded, &name, Tier::Kernel, isolation_unknown(), DIRECT_LIMIT));
         stranded.release(None);
     }
 }
@@ -329,10 +390,10 @@ fn isolation_unknown() -> Isolation {
     Isolation::Root
 }
 
-fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation) -> Ended {
+fn end_directly(stranded: &Stranded, name: &str, tier: Tier, isolation: Isolation, limit: Duration) -> Ended {
     let started = Instant::now();
     let processes_before = stranded.count();
-    let Ending { proof: Proof { empty, by, survivors }, doubt } = stranded.end(DIRECT_LIMIT);
+    let Ending { proof: Proof { empty, by, survivors }, doubt } = stranded.end(limit);
     let seconds = started.elapsed().as_secs_f64();
     let report = StopReport {
         name: name.to_owned(),

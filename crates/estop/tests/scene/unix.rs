@@ -102,6 +102,11 @@ impl Scene {
         Some(scene)
     }
 
+    /// As whom estop runs.
+    pub(crate) fn user(&self) -> u32 {
+        if self.guise.ordinary { ORDINARY } else { rustix::process::geteuid().as_raw() }
+    }
+
     /// Whether estop runs as the ordinary user.
     pub(crate) fn is_ordinary(&self) -> bool {
         self.guise.ordinary

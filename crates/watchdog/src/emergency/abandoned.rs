@@ -18,7 +18,7 @@ pub fn end_abandoned(dir: &JobDir, _held: &Lock) -> Result<Option<StopReport>> {
     if dir.outcome()?.is_some() {
         return Ok(None);
     }
-    let ended = end_recorded(&entry, owner, false);
+    let ended = end_recorded(&entry, owner, false, false);
     remove_secrets(dir)?;
     Ok(ended.map(|ended| ended.report))
 }

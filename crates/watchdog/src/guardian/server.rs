@@ -12,7 +12,7 @@ use super::evidence::{Evidence, Recorder, Writing};
 use super::health::Said;
 use super::log::Log;
 use super::outcome::Record;
-use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
+use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Spare, Watched};
 use super::spec::{GuardianSpec, OnBrainLoss};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
@@ -96,6 +96,15 @@ impl Trigger<'_> {
     }
 }
 
+/// A latch that is to be set.
+struct Latching {
+    handle: Arc<LatchHandle>,
+    entry: LatchEntry,
+    /// Whether it is on the device; `None` while it was not tried.
+    set: Option<bool>,
+    seconds: f64,
+}
+
 /// A guardian at work.
 pub(super) struct Server {
     prepared: Prepared,
@@ -104,6 +113,9 @@ pub(super) struct Server {
     record: Record,
     waiting: Vec<(Return, u64)>,
     helpers: Helpers,
+    spare: Spare,
+    /// The latch of the last emergency.
+    latching: Option<Latching>,
     brain: Option<Watched>,
     brain_lost: Option<Instant>,
     deadline: Option<Instant>,
@@ -145,6 +157,8 @@ impl Server {
             record: Record::default(),
             waiting: Vec::with_capacity(WAITING_LIMIT),
             helpers: Helpers::default(),
+            spare: Spare::default(),
+            latching: None,
             brain,
             brain_lost,
             deadline: None,
@@ -167,6 +181,8 @@ impl Server {
 
     /// Works until the job has ended.
     pub(super) fn serve(mut self) {
+        self.spare.keep(&self.prepared.listener);
+        platform::stay_in_memory();
         while self.state != State::Ended {
             self.wait();
             self.read_signals();
@@ -286,9 +302,12 @@ impl Server {
                 self.record.incident = Some(incident.unwrap_or(&self.prepared.spec.incident).to_owned());
             }
         }
-        let latching = Instant::now();
-        let latched = self.latch(latch_all, trigger.name(), reason);
-        let latch_seconds = latching.elapsed().as_secs_f64();
+        let raised = Raised::new();
+        self.spare.give_up();
+        self.latch(latch_all, trigger.name(), reason);
+        if over {
+            self.settle_latch();
+        }
         let event = if matches!(trigger, Trigger::Limit) { Event::BreachCritical } else { Event::Now };
         // An emergency that asks first is one whose latch is set and whose kill waits for the grace.
         let ask = category == Category::Ask && matches!(self.state, State::Running | State::Frozen);
@@ -297,25 +316,39 @@ impl Server {
         } else {
             self.happen(event, category, None);
         }
-        if let Some(report) = &mut self.record.report {
-            report.latch_durable = Some(latched);
-            report.phases.latch_seconds = latch_seconds;
-        }
-        if matches!(self.state, State::Survivors) {
-            self.answer_waiting();
-        }
+        self.settle_latch();
+        drop(raised);
+        self.spare.keep(&self.prepared.listener);
     }
 
-    /// Whether the latch is on the device. A latch that cannot be written does not hold up the kill.
-    /// A disk that hangs must not: a helper writes, and is waited for a moment.
-    fn latch(&mut self, all: bool, by: &str, reason: &str) -> bool {
+    /// Sets the latch. One that cannot be written does not hold up the kill, and a disk that hangs must not: a helper writes, and is
+    /// waited for a moment. Where there can be none, the latch comes after the kill.
+    fn latch(&mut self, all: bool, by: &str, reason: &str) {
+        let before = Instant::now();
         let entry = LatchEntry::now(by, reason, self.record.incident.as_deref().unwrap_or_default());
         let handle = Arc::clone(if all { &self.prepared.latch_all } else { &self.prepared.latch_own });
         // Where the proof is that no child is left, there must be no copy.
-        if self.prepared.job.job().tier() == Tier::Tracked {
-            return handle.set(&entry).is_ok();
+        let set = if self.prepared.job.job().tier() == Tier::Tracked {
+            None
+        } else {
+            let (handle, entry) = (Arc::clone(&handle), entry.clone());
+            self.helpers.attempt(LATCH_WAIT, move || handle.set(&entry).is_ok())
+        };
+        self.latching = Some(Latching { handle, entry, set, seconds: before.elapsed().as_secs_f64() });
+    }
+
+    /// Sets the latch that was left for after the kill, and notes in the answer what became of it.
+    fn settle_latch(&mut self) {
+        let Some(latching) = &mut self.latching else { return };
+        if latching.set.is_none() {
+            let before = Instant::now();
+            latching.set = Some(latching.handle.set(&latching.entry).is_ok());
+            latching.seconds += before.elapsed().as_secs_f64();
         }
-        self.helpers.attempt(LATCH_WAIT, move || handle.set(&entry).is_ok())
+        if let Some(report) = &mut self.record.report {
+            report.latch_durable = latching.set;
+            report.phases.latch_seconds = latching.seconds;
+        }
     }
 
     fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
@@ -389,6 +422,7 @@ impl Server {
         let by_copy = self.prepared.job.job().tier() != Tier::Tracked;
         let mut kept = None;
         let raised = Raised::new();
+        self.spare.give_up();
         let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
             if !blamed {
                 return;
@@ -424,10 +458,12 @@ impl Server {
         report.survivors.truncate(fitting(&report.survivors));
         report.survivors_omitted = (all - report.survivors.len()) as u64;
         self.record.report = Some(report);
+        self.settle_latch();
         if empty {
             self.finish();
         } else {
             self.state = State::Survivors;
+            self.spare.keep(&self.prepared.listener);
             self.deadline = Some(Instant::now() + RETRY_INTERVAL);
             // Whoever waits is told now; it goes on being tried.
             self.answer_waiting();
@@ -441,6 +477,7 @@ impl Server {
             let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {});
             report.processes_before = self.asked;
             self.record.report = Some(report);
+            self.settle_latch();
         }
         self.state = State::Ended;
     }

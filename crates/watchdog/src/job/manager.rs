@@ -60,6 +60,7 @@ impl JobObjectManager {
     /// # Errors
     /// [`Error::Exec`] if it cannot be executed, [`Error::Containment`] if it cannot be contained.
     pub fn spawn(&mut self) -> Result<()> {
+        self.job.rehearse();
         self.job.spawn(&self.spec)?;
         // The environment may hold secrets, which nobody needs any more.
         self.spec.program.environment.clear();
@@ -218,7 +219,9 @@ impl JobObjectManager {
     /// Nothing is claimed that was not proven: after `limit` the survivors are named.
     pub fn stop(&mut self, category: Category, limit: Duration, capture: impl FnOnce(&mut Self)) -> StopReport {
         let started = Instant::now();
-        let processes_before = self.job.count();
+        // Where they cannot be counted now, as they were counted last.
+        let seen = |count: u64| if count > 0 { count } else { self.monitor.last().map_or(0, |last| last.processes) };
+        let processes_before = seen(self.job.count());
         let mut phases = Phases::default();
         self.freeze(FREEZE_WAIT);
         phases.freeze_seconds = started.elapsed().as_secs_f64();

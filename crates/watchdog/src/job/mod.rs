@@ -213,6 +213,9 @@ pub trait Job {
     /// Looks for what is left, inside and outside, and says what proves that nothing is. Ends what it finds outside.
     fn prove(&mut self) -> Proof;
 
+    /// Goes through what a kill does while the job is still empty: what the kernel and this program need for it is in memory then.
+    fn rehearse(&mut self) {}
+
     /// How many processes there are.
     fn count(&mut self) -> u64;
 

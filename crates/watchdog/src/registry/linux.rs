@@ -44,19 +44,32 @@ pub(super) fn refuse_strangers(path: &Path) -> Result<()> {
 /// started inside a job commands the jobs that it has made, and no others.
 ///
 /// `by_lineage` looks at parentage too, which costs a walk through `/proc`: for jobs with neither a cgroup nor a namespace.
-pub fn is_inside_a_job(pid: u32, by_lineage: bool) -> bool {
+///
+/// # Errors
+/// If it cannot be told: for want of a descriptor or of memory, say.
+pub fn is_inside_a_job(pid: u32, by_lineage: bool) -> io::Result<bool> {
     let own = std::process::id();
     // Not by the links in `/proc/PID/ns`, which nobody may read of a process that is another user's, root's for one.
-    let depth = procfs::namespace_depth;
-    if depth(pid).is_none() || depth(pid) != depth(own) {
-        return true;
+    let depth = procfs::namespace_depth(pid)?;
+    if depth.is_none() || depth != procfs::namespace_depth(own)? {
+        return Ok(true);
     }
-    let job_of = |pid: u32| procfs::cgroup(pid).filter(|path| path.split('/').any(|part| part == "estop"));
-    let of_peer = job_of(pid);
-    if of_peer.is_some() && of_peer != job_of(own) {
-        return true;
+    let job_of = |pid: u32| {
+        let path = procfs::look_for_cgroup(pid)?;
+        Ok::<_, io::Error>(path.filter(|path| path.split('/').any(|part| part == "estop")))
+    };
+    let of_peer = job_of(pid)?;
+    if of_peer.is_some() && of_peer != job_of(own)? {
+        return Ok(true);
     }
-    by_lineage && procfs::descendants(&[own]).iter().any(|stat| stat.id.pid == pid)
+    if !by_lineage {
+        return Ok(false);
+    }
+    let below = procfs::below(&[own]);
+    match below.fault {
+        Some(fault) if !below.found.iter().any(|stat| stat.id.pid == pid) => Err(fault),
+        _ => Ok(below.found.iter().any(|stat| stat.id.pid == pid)),
+    }
 }
 
 /// Whether the process `pid` descends from a guardian in `run_dir`: for jobs with neither a cgroup nor a namespace, which

@@ -61,7 +61,7 @@ pub(crate) fn authorize(caller: &Caller, run_dir: &Path) -> std::result::Result<
     match peer.pid().map(i32::cast_unsigned) {
         // A caller that this PID namespace cannot name is outside of it, and so outside of every job.
         None | Some(0) => Ok(()),
-        Some(pid) if is_inside_a_job(pid, true) || is_below_a_guardian(&RunDir::at(run_dir), pid) => {
+        Some(pid) if is_inside_a_job(pid, true).unwrap_or(true) || is_below_a_guardian(&RunDir::at(run_dir), pid) => {
             Err("the caller is inside a job")
         }
         Some(_) => Ok(()),

@@ -59,8 +59,8 @@ impl Helpers {
     }
 
     /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
-    /// `wait`; if not, it goes on by itself.
-    pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> bool {
+    /// `wait`; if not, it goes on by itself. `None` if no copy is to be had: then nothing was done.
+    pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> Option<bool> {
         match fork() {
             Ok(None) => leave(i32::from(!work())),
             Ok(Some(child)) => {
@@ -68,10 +68,9 @@ impl Helpers {
                 if well.is_none() {
                     self.running.push(child);
                 }
-                well == Some(true)
+                Some(well == Some(true))
             }
-            // No process to be had: the latch is worth the wait.
-            Err(_) => work(),
+            Err(_) => None,
         }
     }
 
@@ -121,7 +120,10 @@ impl Helpers {
 fn ended_well(child: &Child, wait: Duration) -> Option<bool> {
     use rustix::io::Errno;
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    ready::readable(&child.fd, wait);
+    let deadline = Instant::now() + wait;
+    // A wait that is interrupted is no wait that is over.
+    while !ready::readable(&child.fd, deadline.saturating_duration_since(Instant::now())) && Instant::now() < deadline {
+    }
     match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(Some(status)) => Some(status.exit_status() == Some(0)),
         // Reaped elsewhere: it has ended, and nobody knows how.

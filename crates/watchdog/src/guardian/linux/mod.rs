@@ -3,6 +3,7 @@
 mod channel;
 mod helpers;
 mod log;
+mod memory;
 mod notify;
 mod sockets;
 mod surroundings;
@@ -18,9 +19,10 @@ use rustix::event::{PollFd, PollFlags};
 pub(super) use channel::{NOT_EXECUTABLE, NOT_FOUND, Starter, Told, launch, note_place, settle_in, step_aside};
 pub(super) use helpers::Helpers;
 pub(super) use log::{first_data, give_back, open_log};
+pub(super) use memory::stay_in_memory;
 pub(super) use notify::Notify;
 pub(super) use sockets::{Connection, Listener, Received, Return, authorize};
-pub(super) use surroundings::{NowFile, Raised, Signals, own_id};
+pub(super) use surroundings::{NowFile, Raised, Signals, Spare, own_id};
 pub use surroundings::{Writing, order};
 
 use super::Sources;

@@ -194,11 +194,15 @@ fn sender(address: &libc::sockaddr_un, length: u32) -> Option<SocketAddrUnix> {
 
 /// Whether `peer` may give orders: the same user or root, and nobody inside a job. `job` is the guardian's own.
 ///
+/// Where the kernel does not let the guardian look whether it is inside one, for want of a descriptor or of memory, an `emergency` is
+/// obeyed: in doubt the safe state is the stop.
+///
 /// # Errors
 /// Why not.
 pub(in crate::guardian) fn authorize<'peer>(
     peer: Option<&'peer Peer>,
     job: &dyn Job,
+    emergency: bool,
 ) -> std::result::Result<&'peer Peer, &'static str> {
     let peer = peer.ok_or("the caller is not known")?;
     let own = rustix::process::geteuid().as_raw();
@@ -206,8 +210,12 @@ pub(in crate::guardian) fn authorize<'peer>(
         return Err("the caller is another user");
     }
     // A caller that this PID namespace cannot name lives outside of it, and so outside of every job below it.
-    if peer.pid != 0 && crate::registry::is_inside_a_job(peer.pid, job.tier() == Tier::Tracked) {
-        return Err("the caller is inside a job");
+    if peer.pid == 0 {
+        return Ok(peer);
     }
-    Ok(peer)
+    match crate::registry::is_inside_a_job(peer.pid, job.tier() == Tier::Tracked) {
+        Ok(true) => Err("the caller is inside a job"),
+        Err(_) if !emergency => Err("whether the caller is inside a job cannot be told now"),
+        Ok(false) | Err(_) => Ok(peer),
+    }
 }

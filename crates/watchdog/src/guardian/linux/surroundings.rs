@@ -1,10 +1,12 @@
 //! What a guardian has from the system around it: signals as a descriptor, the watched file `now`, its priority.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, fstat, open, openat};
+use rustix::io::Errno;
 
+use super::sockets::Listener;
 use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::linux::{procfs, ready};
@@ -71,6 +73,8 @@ fn watch_signals() -> Result<OwnedFd> {
 pub(in crate::guardian) struct NowFile {
     run_dir: OwnedFd,
     watch: OwnedFd,
+    /// The file that was there last: what a shell writes into it is read also when nothing more can be opened.
+    file: RefCell<Option<OwnedFd>>,
     /// The writing of the word that was there last: what other files change in the directory is no order, and an old one is done.
     last: Cell<Option<Writing>>,
 }
@@ -81,19 +85,22 @@ pub struct Writing(u64, i64, i64, u64);
 
 /// The writing of the run directory's file `now`, if it calls for an end. Another writing is another order.
 pub fn order(run_dir: &RunDir) -> Option<Writing> {
-    order_in(&open_run_dir(run_dir).ok()?)
+    order_of(&open_now(&open_run_dir(run_dir).ok()?).ok()?)
 }
 
 fn open_run_dir(run_dir: &RunDir) -> std::io::Result<OwnedFd> {
     Ok(open(run_dir.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn order_in(run_dir: &OwnedFd) -> Option<Writing> {
+fn open_now(run_dir: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(run_dir, c"now", flags, Mode::empty()).ok()?;
+    openat(run_dir, c"now", flags, Mode::empty())
+}
+
+fn order_of(file: &OwnedFd) -> Option<Writing> {
     let mut content = [0; 16];
-    let length = rustix::io::read(&file, &mut content).ok()?;
-    let found = fstat(&file).ok()?;
+    let length = rustix::io::pread(file, &mut content, 0).ok()?;
+    let found = fstat(file).ok()?;
     let writing = Writing(found.st_ino, found.st_size, found.st_mtime, found.st_mtime_nsec);
     (content[..length].trim_ascii() == b"now").then_some(writing)
 }
@@ -106,8 +113,9 @@ impl NowFile {
         let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).doing("watch files")?;
         let events = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
         add_watch(&watch, path, events).on("watch", path)?;
-        let last = Cell::new(order_in(&opened));
-        Ok(Self { run_dir: opened, watch, last })
+        let file = open_now(&opened).ok();
+        let last = Cell::new(file.as_ref().and_then(order_of));
+        Ok(Self { run_dir: opened, watch, file: RefCell::new(file), last })
     }
 
     /// Readable when it may have changed.
@@ -122,8 +130,42 @@ impl NowFile {
         while rustix::io::read(&self.watch, &mut events).is_ok_and(|length| length > 0) {
             changed = true;
         }
-        let order = if changed { order_in(&self.run_dir) } else { None };
+        if !changed {
+            return false;
+        }
+        let mut file = self.file.borrow_mut();
+        match open_now(&self.run_dir) {
+            Ok(opened) => *file = Some(opened),
+            // Whoever may not follow a link, or finds none, has no order; whoever cannot open anything looks at what it has.
+            Err(Errno::NOENT | Errno::LOOP) => *file = None,
+            Err(_) => {}
+        }
+        let order = file.as_ref().and_then(order_of);
         order.is_some() && self.last.replace(order) != order
+    }
+}
+
+/// Descriptors that are kept for the moment in which there are no others. The kill of a job in a cgroup needs none; what is done
+/// beside it does, and so does every look at processes where there is no cgroup.
+#[derive(Debug, Default)]
+pub(in crate::guardian) struct Spare(Vec<OwnedFd>);
+
+impl Spare {
+    /// As many as the latch, the evidence and a look at processes take.
+    const COUNT: usize = 6;
+
+    /// Takes them back, or as many as there are to be had. Copies of `of`.
+    pub(in crate::guardian) fn keep(&mut self, of: &Listener) {
+        while self.0.len() < Self::COUNT
+            && let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(of.descriptor(), 0)
+        {
+            self.0.push(copy);
+        }
+    }
+
+    /// Gives them up.
+    pub(in crate::guardian) fn give_up(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -24,7 +24,7 @@ impl Server {
     fn read_order(&mut self, received: &Received, bytes: &[u8]) {
         let Some(order) = Order::decode(bytes) else { return };
         let from = received.from.as_ref();
-        match authorize(received.peer.as_ref(), self.prepared.job.job()) {
+        match authorize(received.peer.as_ref(), self.prepared.job.job(), order.verb == Verb::Now) {
             Err(reason) => self.refuse(from, order.request, reason),
             // Only the emergency weakens no guard, and waits for no look at files.
             Ok(peer) if order.verb != Verb::Now && self.is_from_another_job(peer.pid) => {

@@ -1,6 +1,6 @@
 //! Threads of the guardian, which may be kept waiting by a disk.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,13 +40,17 @@ impl Helpers {
     }
 
     /// Lets a thread do something that may keep it waiting for a disk. Whether it was done, and done well, within `wait`; if not,
-    /// it goes on by itself.
+    /// it goes on by itself. `None` if no thread is to be had: then nothing was done.
     pub(in crate::guardian) fn attempt(
         &mut self,
         wait: Duration,
         work: impl FnOnce() -> bool + Send + 'static,
-    ) -> bool {
-        self.spawn(work).recv_timeout(wait).unwrap_or(false)
+    ) -> Option<bool> {
+        match self.spawn(work).recv_timeout(wait) {
+            Ok(well) => Some(well),
+            Err(RecvTimeoutError::Timeout) => Some(false),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 
     fn spawn(&mut self, work: impl FnOnce() -> bool + Send + 'static) -> Receiver<bool> {

@@ -20,7 +20,7 @@ pub(super) use helpers::Helpers;
 pub(super) use log::{first_data, give_back, open_log};
 pub(super) use notify::Notify;
 pub(super) use pipe::{Connection, Listener, Received, Return, authorize};
-pub(super) use surroundings::{NowFile, Raised, Signals, own_id};
+pub(super) use surroundings::{NowFile, Raised, Signals, Spare, own_id, stay_in_memory};
 pub use surroundings::{Writing, order};
 
 use super::Sources;

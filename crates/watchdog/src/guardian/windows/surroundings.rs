@@ -19,6 +19,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::overlapped::is_set;
+use super::pipe::Listener;
 use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::windows::object::check;
@@ -161,6 +162,21 @@ impl Drop for NowFile {
         unsafe { FindCloseChangeNotification(self.change) };
     }
 }
+
+/// Handles are not limited: none are kept.
+#[derive(Debug, Default)]
+pub(in crate::guardian) struct Spare;
+
+impl Spare {
+    /// Keeps none.
+    pub(in crate::guardian) fn keep(&mut self, _of: &Listener) {}
+
+    /// Has none to give up.
+    pub(in crate::guardian) fn give_up(&mut self) {}
+}
+
+/// The system decides which of its pages are in memory.
+pub(in crate::guardian) fn stay_in_memory() {}
 
 /// The highest priority while it exists: a busy tree must not keep its own end waiting.
 pub(in crate::guardian) struct Raised;

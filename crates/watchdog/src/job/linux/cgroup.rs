@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::controllers::{Cpu, Io, Memory, Pids, Version};
-use super::counters::Lines;
+use super::counters::{Lines, members};
 use super::pressure::Waiting;
 use super::{procfs, ready};
 use crate::error::Context as _;
@@ -40,6 +40,8 @@ pub(super) struct Cgroup {
     kill: File,
     freeze: File,
     events: File,
+    members: File,
+    stat: Option<File>,
     cpu_stat: File,
     memory: Option<Memory>,
     pids: Option<Pids>,
@@ -227,6 +229,8 @@ impl Cgroup {
             kill: write("cgroup.kill")?,
             freeze: write("cgroup.freeze")?,
             events: read("cgroup.events")?,
+            members: read("cgroup.procs")?,
+            stat: read("cgroup.stat").ok(),
             cpu_stat: read("cpu.stat")?,
             dir,
             memory: None,
@@ -305,6 +309,14 @@ impl Cgroup {
         }
     }
 
+    /// Puts the new process `pid`, which has not begun to run the program, into it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn enter(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.id.path.join("cgroup.procs"), pid.to_string())
+    }
+
     /// Puts the new process `pid`, which has not begun to run the program, into the v1 groups.
     ///
     /// # Errors
@@ -334,13 +346,25 @@ impl Cgroup {
     /// Freezes or thaws it. Does not wait.
     pub(super) fn set_frozen(&self, frozen: bool) {
         // A failure shows in the wait for the state, and a kill reaches a running job as well.
-        let _ = self.freeze.write_all_at(if frozen { b"1" } else { b"0" }, 0);
+        let _ = rustix::io::pwrite(&self.freeze, if frozen { b"1" } else { b"0" }, 0);
     }
 
     /// Writes to `cgroup.kill` once.
     pub(super) fn kill(&self) {
-        // A failure shows in the wait for the cgroup to be empty.
-        let _ = self.kill.write_all_at(b"1", 0);
+        // A failure shows in the wait for the cgroup to be empty, and an interruption is over by the next round.
+        let _ = rustix::io::pwrite(&self.kill, b"1", 0);
+    }
+
+    /// How many of the workload's processes are in it. From open files; no allocation. Those in groups below it, which nobody but the
+    /// workload makes, are counted with their threads.
+    pub(super) fn count(&self) -> u64 {
+        let nested = self.stat.as_ref().and_then(|stat| Lines::of(stat).get(b"nr_descendants")).unwrap_or(0) > 0;
+        let all = match &self.pids {
+            Some(pids) if nested => pids.count(),
+            None if nested => self.processes().len() as u64,
+            _ => 0,
+        };
+        members(&self.members).max(all).saturating_sub(self.own)
     }
 
     /// Waits until the kernel calls it frozen, at most `wait`.

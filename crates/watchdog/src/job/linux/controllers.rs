@@ -292,8 +292,13 @@ impl Pids {
         self.events.as_ref().map(|events| (events.as_fd(), true))
     }
 
+    /// How many processes and threads there are.
+    pub(super) fn count(&self) -> u64 {
+        number(&self.current).unwrap_or(0)
+    }
+
     pub(super) fn read(&self, reading: &mut Reading) {
-        reading.pids = number(&self.current).unwrap_or(0);
+        reading.pids = self.count();
         reading.pids_refused = self.events.as_ref().and_then(|events| Lines::of(events).get(b"max")).unwrap_or(0);
     }
 }

@@ -11,6 +11,24 @@ pub(super) fn number(file: &File) -> Option<u64> {
     digits(&buffer[..length])
 }
 
+/// How many processes a file of one process ID on each line names. Those that are exiting it names 0.
+pub(super) fn members(file: &File) -> u64 {
+    let mut buffer = [0; 4096];
+    let (mut offset, mut count, mut pid) = (0, 0, 0_u64);
+    while let Ok(length @ 1..) = file.read_at(&mut buffer, offset) {
+        offset += length as u64;
+        for &byte in &buffer[..length] {
+            if byte == b'\n' {
+                count += u64::from(pid > 1);
+                pid = 0;
+            } else {
+                pid = pid.saturating_mul(10).saturating_add(u64::from(byte.wrapping_sub(b'0')));
+            }
+        }
+    }
+    count
+}
+
 /// What stood in a file of `KEY NUMBER` lines when it was read.
 pub(super) struct Lines {
     buffer: [u8; 4096],
@@ -67,7 +85,20 @@ fn digits(bytes: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn processes_are_counted_over_any_number_of_reads() {
+        use std::io::Write as _;
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(members(&file), 0);
+        file.write_all(b"0\n1\n").unwrap();
+        for pid in 2..5000 {
+            writeln!(file, "{pid}").unwrap();
+        }
+        assert_eq!(members(&file), 4998);
+    }
 
     #[test]
     fn what_is_read_and_written_is_summed_over_devices() {

@@ -58,6 +58,16 @@ impl Report {
     }
 }
 
+/// In the new process: says through the gate that it has begun.
+pub(super) fn says_it_is_there(gate: &OwnedFd) -> bool {
+    rustix::io::write(gate, &[GO]).is_ok()
+}
+
+/// In the guardian: whether the new process has begun. If not, it has ended.
+pub(super) fn is_there(gate: &OwnedFd) -> bool {
+    matches!(rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut [0; 1])), Ok(1))
+}
+
 /// Waits at the gate. False if it closed: the guardian has gone, or given up.
 pub(super) fn passed_gate(gate: &OwnedFd) -> bool {
     let mut byte = [0; 1];

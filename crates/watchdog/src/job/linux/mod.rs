@@ -37,7 +37,7 @@ use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
 use pressure::{Triggers, Waiting};
-use procfs::Stat;
+use procfs::{Seen, Stat};
 use spawn::Namespaces;
 pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
 pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
@@ -63,6 +63,8 @@ pub(super) fn isolation(user: Option<&User>) -> Isolation {
 pub struct LinuxJob {
     tier: Tier,
     cgroup: Option<Cgroup>,
+    /// Whether a new process is put into the cgroup before it begins, because it cannot be made in it.
+    moves: bool,
     namespaces: Namespaces,
     landlock: bool,
     /// Why nothing can leave the job, if nothing can.
@@ -144,6 +146,7 @@ impl LinuxJob {
         Ok(Self {
             tier,
             cgroup,
+            moves: false,
             namespaces,
             landlock,
             confined,
@@ -165,20 +168,43 @@ impl LinuxJob {
         })
     }
 
+    /// Where a new process is made.
+    fn born_in(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.as_ref().filter(|_| !self.moves).map(Cgroup::dir)
+    }
+
+    /// Puts the new process `pid`, which has not begun, where it was not made.
+    fn adopt(&self, pid: u32) -> io::Result<()> {
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        if self.moves {
+            cgroup.enter(pid)?;
+        }
+        cgroup.adopt(pid)
+    }
+
+    fn start(&self, spec: &JobSpec) -> Result<Option<spawn::Started>> {
+        spawn::spawn(spec, self.namespaces, self.landlock, self.born_in(), |pid| self.adopt(pid))
+    }
+
     /// The processes below this one, or below the job's init.
     fn descendants(&self) -> Vec<Stat> {
+        self.below().found
+    }
+
+    /// The processes below this one, or below the job's init, and what kept the look from seeing one of them.
+    fn below(&self) -> Seen {
         // A process that was reaped has given its PID away: what is below that PID then is not ours.
         match self.child.as_ref().filter(|child| !child.reaped) {
-            Some(child) if self.namespaces.pid => procfs::descendants(&[child.id.pid]),
-            None if self.namespaces.pid => Vec::new(),
+            Some(child) if self.namespaces.pid => procfs::below(&[child.id.pid]),
+            None if self.namespaces.pid => Seen::default(),
             // Where the job has no cgroup, all children of the guardian are the job's.
-            _ if self.cgroup.is_none() => procfs::descendants(&[std::process::id()]),
+            _ if self.cgroup.is_none() => procfs::below(&[std::process::id()]),
             Some(child) => {
-                let mut found = procfs::descendants(&[child.id.pid]);
-                found.extend(procfs::stat(child.id.pid).filter(|stat| stat.id == child.id && !stat.is_dead()));
-                found
+                let mut seen = procfs::below(&[child.id.pid]);
+                seen.found.extend(procfs::stat(child.id.pid).filter(|stat| stat.id == child.id && !stat.is_dead()));
+                seen
             }
-            None => Vec::new(),
+            None => Seen::default(),
         }
     }
 
@@ -244,31 +270,32 @@ impl LinuxJob {
         }
     }
 
-    /// What was found outside the job by lineage or marker.
-    fn escapees(&self) -> Vec<Stat> {
+    /// What was found outside the job by lineage or marker, and what kept the look from seeing one of them.
+    fn escapees(&self) -> Seen {
         let members: Vec<u32> = self.cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
-        let mut found = self.descendants();
-        found.extend(procfs::marked(&self.marker));
-        found.retain(|stat| !members.contains(&stat.id.pid));
-        found.sort_by_key(|stat| stat.id.pid);
-        found.dedup_by_key(|stat| stat.id.pid);
-        found
+        let (mut seen, marked) = (self.below(), procfs::bearing(&self.marker));
+        seen.fault = seen.fault.or(marked.fault);
+        seen.found.extend(marked.found);
+        seen.found.retain(|stat| !members.contains(&stat.id.pid));
+        seen.found.sort_by_key(|stat| stat.id.pid);
+        seen.found.dedup_by_key(|stat| stat.id.pid);
+        seen
     }
 
     /// Ends what left the job, until a look finds nothing.
-    fn sweep(&self) -> Vec<Stat> {
-        let mut found = self.escapees();
+    fn sweep(&self) -> Seen {
+        let mut seen = self.escapees();
         for _ in 0..SWEEPS {
-            if found.is_empty() {
+            if seen.found.is_empty() {
                 break;
             }
-            for stat in &found {
+            for stat in &seen.found {
                 signal_exactly(stat.id, Signal::KILL);
             }
-            std::thread::sleep(Duration::from_millis(2));
-            found = self.escapees();
+            ready::pause(Duration::from_millis(2));
+            seen = self.escapees();
         }
-        found
+        seen
     }
 }
 
@@ -290,11 +317,13 @@ impl Job for LinuxJob {
     }
 
     fn spawn(&mut self, spec: &JobSpec) -> Result<()> {
-        let cgroup = self.cgroup.as_ref();
-        let started = spawn::spawn(spec, self.namespaces, self.landlock, cgroup.map(Cgroup::dir), |pid| {
-            cgroup.map_or(Ok(()), |cgroup| cgroup.adopt(pid))
-        })?;
         let gone = || Error::Containment("the new process ended at once".to_owned());
+        let mut started = self.start(spec)?;
+        if started.is_none() && self.cgroup.is_some() {
+            self.moves = true;
+            started = self.start(spec)?;
+        }
+        let started = started.ok_or_else(gone)?;
         let id = procfs::identity(started.child.pid).ok_or_else(gone)?;
         let main = match started.main {
             Some(fd) => pid_of(&fd).and_then(procfs::identity).map(|id| (id, fd)),
@@ -356,10 +385,7 @@ impl Job for LinuxJob {
         }
         let (_, main) = self.main.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         let plan = self.commands.get(command).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let cgroup = self.cgroup.as_ref();
-        let child = spawn::beside(plan, cgroup.map(Cgroup::dir), main.as_fd(), |pid| {
-            cgroup.map_or(Ok(()), |cgroup| cgroup.adopt(pid))
-        })?;
+        let child = spawn::beside(plan, self.born_in(), main.as_fd(), |pid| self.adopt(pid))?;
         self.beside.push((command, child.fd));
         Ok(())
     }
@@ -375,9 +401,9 @@ impl Job for LinuxJob {
         }
         let deadline = Instant::now() + wait;
         loop {
-            let running: Vec<Stat> =
-                self.descendants().into_iter().filter(|stat| !matches!(stat.state, 'T' | 't')).collect();
-            if running.is_empty() {
+            let Seen { found: mut running, fault } = self.below();
+            running.retain(|stat| !matches!(stat.state, 'T' | 't'));
+            if running.is_empty() && fault.is_none() {
                 return true;
             }
             for stat in &running {
@@ -425,7 +451,7 @@ impl Job for LinuxJob {
             }
             match self.child.as_ref().filter(|child| !child.reaped) {
                 Some(child) => drop(ready::readable(&child.fd, left.min(Duration::from_millis(1)))),
-                None => std::thread::sleep(left.min(Duration::from_micros(200))),
+                None => ready::pause(left.min(Duration::from_micros(200))),
             }
         }
     }
@@ -447,19 +473,29 @@ impl Job for LinuxJob {
             by.push(reason.to_owned());
         } else {
             let escaped = self.sweep();
-            if escaped.is_empty() {
-                by.push("sweep by lineage and marker found nothing".to_owned());
-            } else {
-                empty = false;
-                survivors.extend(escaped.iter().map(procfs::survivor));
-            }
+            // What could not be looked at may be one of them.
+            empty &= escaped.found.is_empty() && escaped.fault.is_none();
+            by.push("sweep by lineage and marker found nothing".to_owned());
+            survivors.extend(escaped.found.iter().map(procfs::survivor));
         }
         survivors.dedup_by_key(|survivor| survivor.pid);
         Proof { empty, by: if empty { by } else { Vec::new() }, survivors }
     }
 
     fn count(&mut self) -> u64 {
-        self.members().len() as u64
+        self.cgroup.as_ref().map_or_else(|| self.descendants().len() as u64, Cgroup::count)
+    }
+
+    fn rehearse(&mut self) {
+        // Elsewhere there is nothing that a rehearsal could get ready: the kill walks through `/proc`, or ends a process of its own.
+        let Some(cgroup) = &self.cgroup else { return };
+        cgroup.count();
+        cgroup.set_frozen(true);
+        cgroup.wait_frozen(Duration::ZERO);
+        // Not the kill itself: since Linux 6.14 a group that was killed once counts that, and a process that is cloned into it by one
+        // whose own group has another count is killed at birth (`cgroup_post_fork` in the kernel's `kernel/cgroup/cgroup.c`).
+        cgroup.set_frozen(false);
+        self.wait_empty(Duration::ZERO);
     }
 
     fn read(&mut self, thresholds: &Thresholds) -> Reading {

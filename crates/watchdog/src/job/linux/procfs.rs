@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -56,9 +57,34 @@ pub fn stat(pid: u32) -> Option<Stat> {
 /// # Errors
 /// If it cannot be told.
 pub fn look(pid: u32) -> io::Result<Option<Stat>> {
-    let Some(bytes) = present(fs::read(format!("/proc/{pid}/stat")))? else { return Ok(None) };
+    let Some(bytes) = present(content(&format!("/proc/{pid}/stat")))? else { return Ok(None) };
     let garbled = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood"));
     parse_stat(&bytes).ok_or_else(garbled).map(Some)
+}
+
+/// Reads a file of `/proc`. Not as the standard library does, which tries again for as long as it is interrupted, and asks for a
+/// size that such a file does not have: a guardian reads them on its way to a kill.
+fn content(path: &str) -> io::Result<Vec<u8>> {
+    const CHUNK: usize = 4096;
+    const TRIES: u32 = 100;
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let (mut content, mut interrupted) = (Vec::new(), 0);
+    loop {
+        let length = content.len();
+        content.resize(length + CHUNK, 0);
+        match rustix::io::read(&file, &mut content[length..]) {
+            Ok(0) => {
+                content.truncate(length);
+                return Ok(content);
+            }
+            Ok(more) => content.truncate(length + more),
+            Err(Errno::INTR) if interrupted < TRIES => {
+                interrupted += 1;
+                content.truncate(length);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// Only these two answers mean that a process is not there; any other means that it could not be looked at.
@@ -171,10 +197,14 @@ pub fn user(pid: u32) -> io::Result<Option<u32>> {
     Ok(status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok()))
 }
 
-/// How many PID namespaces see `pid`, from that of `/proc` on; `None` if that cannot be told. Readable for everybody.
-pub fn namespace_depth(pid: u32) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| Some(line.strip_prefix("NSpid:")?.split_ascii_whitespace().count()))
+/// How many PID namespaces see `pid`, from that of `/proc` on; `None` if there is no such process. Readable for everybody.
+///
+/// # Errors
+/// If it cannot be told.
+pub fn namespace_depth(pid: u32) -> io::Result<Option<usize>> {
+    let Some(status) = present(content(&format!("/proc/{pid}/status")))? else { return Ok(None) };
+    let status = String::from_utf8_lossy(&status);
+    Ok(status.lines().find_map(|line| Some(line.strip_prefix("NSpid:")?.split_ascii_whitespace().count())))
 }
 
 /// The processes below `roots`, by parentage, without the roots themselves and without dead ones, as far as they can be read.
@@ -215,17 +245,26 @@ pub fn marked(marker: &[u8]) -> Vec<Stat> {
 pub fn bearing(marker: &[u8]) -> Seen {
     let own = std::process::id();
     let mut seen = processes(|pid| {
-        let environ = if pid == own { None } else { present(fs::read(format!("/proc/{pid}/environ")))? };
+        let environ = if pid == own { None } else { present(content(&format!("/proc/{pid}/environ")))? };
         Ok(environ.is_some_and(|environ| environ.split(|&byte| byte == 0).any(|one| one == marker)))
     });
     seen.found.retain(|stat| !stat.is_dead());
     seen
 }
 
-/// The path of `pid` in the cgroup v2 hierarchy.
+/// The path of `pid` in the cgroup v2 hierarchy; `None` too if that cannot be told.
 pub fn cgroup(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    look_for_cgroup(pid).ok().flatten()
+}
+
+/// The path of `pid` in the cgroup v2 hierarchy; `None` if it is in none, or there is no such process.
+///
+/// # Errors
+/// If it cannot be told.
+pub fn look_for_cgroup(pid: u32) -> io::Result<Option<String>> {
+    let Some(text) = present(content(&format!("/proc/{pid}/cgroup")))? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned))
 }
 
 /// As a survivor of a stop.

@@ -13,6 +13,11 @@ pub fn readable(fd: impl AsFd, wait: Duration) -> bool {
     any(&mut [PollFd::new(&fd, PollFlags::IN)], wait)
 }
 
+/// Waits for `wait`, or until it is interrupted.
+pub fn pause(wait: Duration) {
+    any(&mut [], wait);
+}
+
 /// Waits at most `wait` for any of `fds`. An interrupted wait answers false, early.
 pub fn any(fds: &mut [PollFd<'_>], wait: Duration) -> bool {
     let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };

@@ -76,7 +76,8 @@ pub(super) struct Plan {
 }
 
 /// Starts the program of `spec` in `namespaces` and, if there is one, in `cgroup`. `adopt` does what is left to do from
-/// outside for the new process before it goes on.
+/// outside for the new process before it goes on. `None` if the new process was killed before it began: the kernel does that since
+/// Linux 6.14 to one that is cloned into `cgroup` by a process whose own group was killed before (`cgroup.kill`) and lives on.
 ///
 /// # Errors
 /// [`Error::Exec`] if it cannot be executed, [`Error::Containment`] or [`Error::System`] if it cannot be contained.
@@ -86,7 +87,7 @@ pub(super) fn spawn(
     landlock: bool,
     cgroup: Option<BorrowedFd<'_>>,
     adopt: impl FnOnce(u32) -> io::Result<()>,
-) -> Result<Started> {
+) -> Result<Option<Started>> {
     refuse_threads()?;
     let plan = Plan::new(spec, namespaces, landlock)?;
     let commands = commands(spec, namespaces, landlock)?;
@@ -98,6 +99,13 @@ pub(super) fn spawn(
         start_inside(&plan, &commands, &inner_gate, inner_failure);
     };
     drop((inner_gate, inner_failure));
+    if !init::is_there(&gate) {
+        return if was_killed(&child) {
+            Ok(None)
+        } else {
+            Err(Error::Containment("the new process ended at once".into()))
+        };
+    }
     let outside = prepare_outside(spec, namespaces, child.pid).and_then(|()| adopt(child.pid));
     if let Err(error) = outside {
         // The gate closes unopened, and the process ends.
@@ -113,7 +121,13 @@ pub(super) fn spawn(
     await_exec(failure, spec)?;
     let main = main?;
     let reports = namespaces.pid.then_some(gate);
-    Ok(Started { child, main, reports })
+    Ok(Some(Started { child, main, reports }))
+}
+
+/// Whether the new process, which ends now, was killed.
+fn was_killed(child: &Process) -> bool {
+    let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED);
+    matches!(ended, Ok(Some(status)) if status.terminating_signal() == Some(libc::SIGKILL))
 }
 
 /// What the further commands of `spec` need.
@@ -125,7 +139,7 @@ pub(super) fn commands(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -
     let plan = |argv: &Vec<Bytes>| {
         let mut spec = spec.clone();
         (spec.program.argv, spec.program.environment) = (argv.clone(), own.clone());
-        (spec.program.process_group, spec.program.oom_score) = (None, None);
+        spec.program.process_group = None;
         Plan::new(&spec, namespaces, landlock)
     };
     spec.program.commands.iter().map(plan).collect()
@@ -285,7 +299,7 @@ const SETUP_FAILED: u8 = b'S';
 fn start_inside(plan: &Plan, commands: &[Plan], gate: &OwnedFd, failure: OwnedFd) -> ! {
     // If the guardian dies before this takes effect, the gate closes; if it dies after, so does this process.
     let bound = set_parent_process_death_signal(Some(Signal::KILL));
-    if bound.is_err() || !init::passed_gate(gate) {
+    if bound.is_err() || !init::says_it_is_there(gate) || !init::passed_gate(gate) {
         leave(1);
     }
     if let Err(detail) = plan.enter_namespaces() {

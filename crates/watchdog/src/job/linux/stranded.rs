@@ -142,7 +142,7 @@ impl Stranded {
     /// Lets the guardian run again if it is stopped: there is nothing left for it to guard, and somebody waits for its end.
     pub fn wake_guardian(&self) {
         let Some(id) = self.guardian else { return };
-        let stopped = procfs::stat(id.pid).is_some_and(|stat| stat.id == id && stat.state == 'T');
+        let stopped = procfs::stat(id.pid).is_some_and(|stat| stat.id == id && matches!(stat.state, 'T' | 't'));
         if let Some(fd) = procfs::open(id).filter(|_| stopped) {
             // It may have ended meanwhile.
             let _ = pidfd_send_signal(fd, Signal::CONT);
