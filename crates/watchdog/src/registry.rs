@@ -31,7 +31,7 @@ use estop_durable::replace;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
-use crate::job::{Exit, Isolation, ProcessId, Tier};
+use crate::job::{Exit, Isolation, ProcessId, Reach, Tier};
 use crate::ladder::Breach;
 use crate::monitor::Peak;
 use crate::stop::{StopReport, StoppedBy};
@@ -112,8 +112,11 @@ pub struct Entry {
     pub starter: Option<ProcessId>,
     /// How strong its containment is.
     pub tier: Tier,
-    /// What a hostile workload could reach.
+    /// As whom it runs, beside estop.
     pub isolation: Isolation,
+    /// What a hostile workload could do to its guard.
+    #[serde(default)]
+    pub reachable: Vec<Reach>,
     /// How to end it without its guardian.
     pub handle: Handle,
     /// The directories that it is known to write, which are frozen and put back with it.
