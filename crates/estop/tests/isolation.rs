@@ -51,7 +51,7 @@ const INTRUDER: &str = include_str!("scene/intruder.py");
 const WITHOUT_MOUNTS: &str = include_str!("scene/without-mounts.py");
 
 /// Each attack: the column it belongs to, and what it is on.
-const ATTACKS: [(&str, &str, On); 24] = [
+const ATTACKS: &[(&str, &str, On)] = &[
     ("stop", "signal", On::Each),
     ("stop_by_descriptor", "signal", On::Each),
     ("stop_by_notification", "signal", On::Each),
@@ -63,6 +63,8 @@ const ATTACKS: [(&str, &str, On); 24] = [
     ("write_memory_file", "ptrace", On::Each),
     ("nice", "renice", On::Guardian),
     ("nice_group", "renice", On::Guardian),
+    #[cfg(target_arch = "x86_64")]
+    ("nice_by_old_calls", "renice", On::Guardian),
     ("affinity", "renice", On::Guardian),
     ("policy", "renice", On::Guardian),
     ("io_priority", "renice", On::Guardian),
@@ -222,7 +224,7 @@ impl Cell {
         match (attack, on) {
             ("seize" | "attach", _) => line("status", "TracerPid:"),
             ("write_memory" | "write_memory_file", _) => read("cmdline"),
-            ("nice" | "nice_group", _) => field(victim, 16),
+            ("nice" | "nice_group" | "nice_by_old_calls", _) => field(victim, 16),
             ("affinity", _) => line("status", "Cpus_allowed_list:"),
             ("policy", _) => field(victim, 38),
             ("io_priority", _) => {
@@ -295,13 +297,15 @@ fn check(tier: &str, options: &[&str], mounts_refused: bool, isolation: &str, sc
     assert_eq!(status["tier"], tier.split(',').next().unwrap(), "{status:#}");
     let expected = expected(tier, isolation);
     let mut wrong = Vec::new();
-    for (attack, column, on) in ATTACKS {
+    for &(attack, column, on) in ATTACKS {
         let Some(possible) = expected.get(column) else { continue };
         for victim in cell.victims(on) {
             let came_off = cell.try_attack(attack, on, victim);
             let said = cell.said.last().unwrap();
             eprintln!("{tier} / {isolation}: {column}: {}: {said}", if came_off { "CAME OFF" } else { "held" });
-            if came_off != *possible {
+            // Some kernels run no 32-bit programs.
+            let must = !attack.ends_with("old_calls");
+            if came_off != *possible && (came_off || must) {
                 wrong.push(format!("{column}: came off: {came_off}: {said}"));
             }
         }

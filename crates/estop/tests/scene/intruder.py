@@ -6,11 +6,12 @@ intruder thinks came of it, for whoever reads a failure: whether it came off is 
 
 import ctypes
 import fcntl
-import glob
+import mmap
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -157,6 +158,22 @@ def nice(pid):
 @attack
 def nice_group(pid):
     os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + 4)
+
+
+@attack
+def nice_by_old_calls(pid):
+    """By the entrance of 32-bit programs, where the same call has another number. Not every kernel has it: in a child."""
+    SETPRIORITY, PROCESS = 97, 0
+    numbers = [struct.pack("<I", number) for number in (SETPRIORITY, PROCESS, pid, 6)]
+    loads = b"".join(code + number for code, number in zip((b"\xb8", b"\xbb", b"\xb9", b"\xba"), numbers))
+    child = os.fork()
+    if child == 0:
+        memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        PUSH_RBX, INT_80, POP_RBX_RET = b"\x53", b"\xcd\x80", b"\x5b\xc3"
+        memory.write(PUSH_RBX + loads + INT_80 + POP_RBX_RET)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        os._exit(-ctypes.CFUNCTYPE(ctypes.c_int)(address)())
+    return os.waitpid(child, 0)
 
 
 @attack
