@@ -60,8 +60,16 @@ impl Lock {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             other => other.context("open the lock file", path)?,
         };
+        Self::is_held_on(&file, path)
+    }
+
+    /// As [`Lock::is_held`], of a file that was opened at `path` for reading: in a directory of another user's, how it is opened matters.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be looked at.
+    pub fn is_held_on(file: &File, path: &Path) -> Result<bool> {
         match file.try_lock_shared() {
-            Ok(()) => platform::unlock(&file).context("unlock", path).map(|()| false),
+            Ok(()) => platform::unlock(file).context("unlock", path).map(|()| false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error).context("look at the lock of", path),
         }

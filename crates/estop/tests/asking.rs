@@ -98,6 +98,23 @@ fn each_signal_of_the_steps_arrives_in_its_turn() {
     scene.expect_nothing_left();
 }
 
+/// As `pg_ctl stop` and `nginx -s quit` do.
+#[cfg(unix)]
+#[test]
+fn a_command_of_the_steps_can_signal_the_workload() {
+    let scene = Scene::new();
+    let body = "trap 'echo > $CANARY/heard; exit 0' USR1; echo $$ > $CANARY/pid; echo > $CANARY/ready; \
+                while :; do sleep 0.02; done";
+    configure(&scene, body, "{ exec = [\"sh\", \"-c\", \"kill -USR1 $(cat $CANARY/pid)\"] }", "");
+    let brain = scene.up();
+    until("it runs", || scene.canary().join("ready").exists());
+    scene.json(0, &["stop", "a"]);
+    assert!(scene.canary().join("heard").exists());
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
+
 /// Answers one request with `status`, and gives its first line.
 fn serve(status: &'static str) -> (u16, std::thread::JoinHandle<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -46,7 +46,8 @@ fn prepare(scene: &Scene, options: &[&str]) -> (Running, Vec<String>) {
     child.stdin.take().unwrap().write_all(b"not-its-own").unwrap();
     assert!(child.wait().unwrap().success());
     scene.json(0, &["snapshot", "create", kb.to_str().unwrap()]);
-    scene.json(3, &["now", "latched"]);
+    // It does not wait for a disk that takes its time.
+    until("something is latched", || scene.json(3, &["now", "latched"])["latched"] == true);
     let command = ["sh", "-c", "echo > $CANARY/bystander; exec sleep 1000"];
     let bystander = scene.guard("bystander", options, &command, "canary/bystander");
     let victim = scene.status("bystander")["guardian"]["pid"].as_u64().unwrap();

@@ -8,6 +8,10 @@ mod scene;
 
 use scene::Scene;
 
+/// Runs a program on a host that lets nobody mount anything.
+#[cfg(unix)]
+const WITHOUT_MOUNTS: &str = include_str!("scene/without-mounts.py");
+
 /// How a run is brought to its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
@@ -161,23 +165,12 @@ fn a_tier_that_cannot_be_had_is_refused_before_anything_starts() {
 #[cfg(unix)]
 #[test]
 fn where_namespaces_can_be_made_but_not_used_the_next_tier_is_taken_and_shown() {
-    const DENY_MOUNTS: &str = r"
-import ctypes, os, struct, sys
-MOUNT, EPERM = {'x86_64': 165, 'aarch64': 40}[os.uname().machine], 1
-LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
-steps = [(LOAD, 0, 0, 0), (JUMP_EQUAL, 0, 1, MOUNT), (RETURN, 0, 0, 0x50000 | EPERM), (RETURN, 0, 0, 0x7fff0000)]
-filter = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
-program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(steps), ctypes.addressof(filter)))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
-os.execvp(sys.argv[1], sys.argv[1:])
-";
     for new in [|| Some(Scene::new()), Scene::ordinary as fn() -> Option<Scene>] {
         let Some(scene) = new() else { continue };
         let run = |required: &str| {
             let estop = scene.command(&["run", "--no-cgroup", "--require-tier", required, "--", "true"]);
             let mut filtered = std::process::Command::new("python3");
-            filtered.args(["-c", DENY_MOUNTS]).arg(estop.get_program()).args(estop.get_args());
+            filtered.args(["-c", WITHOUT_MOUNTS]).arg(estop.get_program()).args(estop.get_args());
             filtered.envs(estop.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(scene.path());
             scene.start(&mut filtered).wait()
         };

@@ -31,7 +31,7 @@ use estop_durable::replace;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
-use crate::job::{Exit, Isolation, ProcessId, Tier};
+use crate::job::{Exit, Isolation, ProcessId, Reach, Tier};
 use crate::ladder::Breach;
 use crate::monitor::Peak;
 use crate::stop::{StopReport, StoppedBy};
@@ -45,6 +45,8 @@ use windows as platform;
 pub(crate) use platform::Owner;
 #[cfg(target_os = "linux")]
 pub use platform::is_inside_a_job;
+#[cfg(target_os = "linux")]
+pub(crate) use platform::open_socket;
 pub use platform::{boot_id, is_below_a_guardian};
 pub(crate) use reserve::Reserve;
 
@@ -110,8 +112,11 @@ pub struct Entry {
     pub starter: Option<ProcessId>,
     /// How strong its containment is.
     pub tier: Tier,
-    /// What a hostile workload could reach.
+    /// As whom it runs, beside estop.
     pub isolation: Isolation,
+    /// What a hostile workload could do to its guard.
+    #[serde(default)]
+    pub reachable: Vec<Reach>,
     /// How to end it without its guardian.
     pub handle: Handle,
     /// The directories that it is known to write, which are frozen and put back with it.
@@ -375,7 +380,12 @@ impl JobDir {
     /// # Errors
     /// If the lock file cannot be opened for another reason than its absence.
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(Lock::is_held(&self.path.join(LOCK))? && self.outcome()?.is_none())
+        let path = self.path.join(LOCK);
+        let is_held = match platform::open_record(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            file => Lock::is_held_on(&file.on("open", &path)?, &path)?,
+        };
+        Ok(is_held && self.outcome()?.is_none())
     }
 
     /// Takes the directory to settle the job `id`, whose guardian has ended, so that nobody starts another one there
@@ -411,10 +421,9 @@ impl JobDir {
     /// The job's record; `None` if there is none, or one of another boot.
     ///
     /// # Errors
-    /// [`Error::Record`] if it is not a record, or one that others could have written.
+    /// [`Error::Record`] if it is not a record, one that others could have written, or another job's.
     pub fn entry(&self) -> Result<Option<Entry>> {
-        let entry: Option<Entry> = read_record(&self.path.join(ENTRY))?;
-        Ok(entry.filter(|entry| entry.boot_id == boot_id()))
+        Ok(self.owned_entry()?.map(|(entry, _)| entry))
     }
 
     /// The job's record as [`JobDir::entry`] answers it, with the user whose it is.
@@ -422,8 +431,15 @@ impl JobDir {
     /// # Errors
     /// As for [`JobDir::entry`].
     pub(crate) fn owned_entry(&self) -> Result<Option<(Entry, Owner)>> {
-        let record = read_owned_record::<Entry>(&self.path.join(ENTRY))?;
-        Ok(record.filter(|(entry, _)| entry.boot_id == boot_id()))
+        let path = self.path.join(ENTRY);
+        let record = read_owned_record::<Entry>(&path)?;
+        match record.filter(|(entry, _)| entry.boot_id == boot_id()) {
+            // Copied or linked there from elsewhere: nobody has asked for the end of that job.
+            Some((entry, _)) if entry.name != self.name => {
+                Err(Error::Record { path, detail: format!("it is the record of {}", entry.name) })
+            }
+            record => Ok(record),
+        }
     }
 
     /// How the job ended, if it did.

@@ -73,7 +73,7 @@ pub struct RunArguments {
     /// Leave it in this PID namespace
     #[arg(long)]
     pub no_pid_namespace: bool,
-    /// Do not keep it out of /sys by Landlock
+    /// Do not keep it from its guard by Landlock and seccomp
     #[arg(long)]
     pub no_landlock: bool,
     /// Do without a cgroup

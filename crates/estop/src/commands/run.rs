@@ -26,7 +26,7 @@ use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::foreground::Foreground;
 use crate::platform::host;
-use crate::platform::processes::{end_descendants, end_with, inherit_orphans};
+use crate::platform::processes::{end_descendants, end_with, forbid_tracing, inherit_orphans};
 use crate::platform::words;
 use crate::site::Site;
 
@@ -65,6 +65,7 @@ pub(super) fn run(arguments: &Arguments, options: &RunArguments, output: &Output
 }
 
 fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Result<i32> {
+    forbid_tracing();
     let name = options.name.clone().unwrap_or_else(|| format!("run-{}", std::process::id()));
     check_name(&name)?;
     let site = arguments.site()?;

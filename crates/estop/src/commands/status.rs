@@ -111,6 +111,7 @@ fn workload(
             // Before the program runs, the record names none.
             json!({"state": if main.is_some() { "running" } else { "starting" }, "pid": main.map(|main| main.pid),
                 "tier": entry.as_ref().map(|entry| entry.tier), "isolation": entry.as_ref().map(|entry| entry.isolation),
+                "reachable": entry.as_ref().map(|entry| entry.reachable.clone()),
                 "guardian": {"pid": entry.map(|entry| entry.guardian.pid), "alive": false}, "error": error.to_string()})
         }
         None => {
@@ -123,7 +124,7 @@ fn workload(
             } else {
                 "stopped"
             };
-            json!({"state": state, "pid": null, "tier": null, "isolation": null, "guardian": {"pid": null, "alive": false},
+            json!({"state": state, "pid": null, "tier": null, "isolation": null, "reachable": [], "guardian": {"pid": null, "alive": false},
                 "processes": 0, "cpu_cores": 0.0, "cpu_seconds": 0.0, "memory_bytes": 0, "memory_peak_bytes": 0, "io_bytes": null,
                 "uptime_seconds": 0.0})
         }
@@ -145,7 +146,7 @@ fn running(status: &Status, known: &Known) -> Value {
         State::Ended => "stopped",
     };
     json!({
-        "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation,
+        "state": state, "pid": status.main.map(|main| main.pid), "tier": status.tier, "isolation": status.isolation, "reachable": status.reachable,
         "guardian": {"pid": status.guardian.pid, "alive": true}, "processes": status.processes, "cpu_cores": status.cpu_cores,
         "cpu_seconds": status.peak.cpu_seconds, "memory_bytes": status.memory_bytes, "memory_peak_bytes": status.peak.memory_bytes,
         "io_bytes": status.peak.io_bytes, "uptime_seconds": status.uptime_seconds,

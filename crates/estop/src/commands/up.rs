@@ -9,6 +9,7 @@ use crate::cli::Output;
 use crate::engine::launch::block_on;
 use crate::failure::{Code, Failure, Result};
 use crate::platform::ending::told_to_end;
+use crate::platform::processes::forbid_tracing;
 use crate::site::Site;
 
 /// How long a daemon may take to end.
@@ -32,6 +33,7 @@ pub(super) fn up(site: &Site, output: &Output) -> Result<Code> {
 /// # Errors
 /// If it cannot start, because another one runs for instance.
 pub(crate) fn serve(site: &Site, end: impl Future<Output = Result<bool>>, ready: impl FnOnce()) -> Result<()> {
+    forbid_tracing();
     block_on(brain::run(site.clone(), end, ready))
 }
 

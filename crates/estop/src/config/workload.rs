@@ -133,7 +133,7 @@ pub struct Workload {
     /// Whether it gets a PID namespace where the host has them: its tree then ends with its guardian.
     #[serde(default = "yes")]
     pub pid_namespace: bool,
-    /// Whether Landlock keeps it from leaving its cgroup and from signalling its guardian, where the host has it.
+    /// Whether Landlock and seccomp keep it from leaving its cgroup and from its guardian, where the host has them.
     #[serde(default = "yes")]
     pub landlock: bool,
     /// Whether `estop up` starts it.

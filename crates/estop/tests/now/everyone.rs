@@ -28,6 +28,9 @@ fn roots_now_stops_latches_and_has_put_back_what_other_estops_guard() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let read = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap() };
+    for planted in ["planted.json", "copied.json"] {
+        assert_eq!(read(planted)["jobs"], serde_json::json!([]), "{:#}", read(planted));
+    }
     let answer = read("now.json");
     let mut names: Vec<_> =
         answer["jobs"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();

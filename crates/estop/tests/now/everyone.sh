@@ -35,6 +35,21 @@ until [ -e "$dir/other/ready" ] && [ -e "$dir/user/ready" ]; do
     sleep 0.05
 done
 
+# What the user has put where root looks, to have it end a job that nobody has named: neither its directory nor its guardian.
+jobs=/run/user/61235/estop/jobs
+as_user() {
+    setpriv --reuid 61235 --regid 61235 --clear-groups "$@"
+}
+as_user ln -s "$dir/other/state/run/jobs/theirs" "$jobs/planted"
+as_user cp -r "$jobs/users" "$jobs/copied"
+as_user ln -sf "$dir/other/state/run/jobs/theirs/guardian.sock" "$jobs/copied/guardian.sock"
+for name in planted copied; do
+    code=0
+    "$estop" --json now "$name" > "$dir/$name.json" || code=$?
+    [ $code = 3 ]
+    rm -r "${jobs:?}/$name"
+done
+
 "$estop" --json now > "$dir/now.json"
 for pid in $other $user; do
     code=0

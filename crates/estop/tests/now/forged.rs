@@ -198,3 +198,125 @@ fn a_record_that_others_could_have_written_is_not_followed() {
     }
     signal(bystander.0.id(), Signal::KILL);
 }
+
+/// A job of another estop, and the way to its directory.
+#[cfg(unix)]
+fn neighbour(name: &str) -> (Scene, crate::scene::Running, PathBuf) {
+    let scene = Scene::new();
+    let running = scene.guard(name, &[], &["sh", "-c", "echo > sign; exec sleep 1000"], "sign");
+    let dir = scene.run_dir().join("jobs").join(name);
+    (scene, running, dir)
+}
+
+/// Ends it, which nobody else has done.
+#[cfg(unix)]
+#[track_caller]
+fn expect_running((scene, running, dir): (Scene, crate::scene::Running, PathBuf)) {
+    let name = dir.file_name().unwrap().to_str().unwrap();
+    let status = scene.status(name);
+    assert_eq!((&status["state"], &status["guardian"]["alive"]), (&"running".into(), &true.into()), "{status:#}");
+    scene.json(0, &["now", name]);
+    running.wait().expect(124);
+    scene.expect_nothing_left();
+}
+
+/// Takes the lock of the directory that `record` lies in, as a living guardian has it.
+#[cfg(unix)]
+fn hold(record: &Path) -> std::fs::File {
+    let lock = std::fs::File::create(record.with_file_name("lock")).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_leads_to_nobody_elses_job() {
+    let scene = Scene::new();
+    let other = neighbour("other");
+    let jobs = scene.run_dir().join("jobs");
+    std::fs::create_dir_all(&jobs).unwrap();
+    std::fs::set_permissions(scene.run_dir(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(scene.house().state_dir(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    // The whole directory, under its own name and another one.
+    for name in ["mine", "other"] {
+        std::os::unix::fs::symlink(&other.2, jobs.join(name)).unwrap();
+        let answer = scene.json(3, &["now", name]);
+        assert_eq!(answer["jobs"], json!([]), "{answer:#}");
+        std::fs::remove_file(jobs.join(name)).unwrap();
+    }
+    // A true record copied, with the socket of its guardian linked, as a living guardian's and as a dead one's.
+    let record: Value = serde_json::from_slice(&std::fs::read(other.2.join("job.json")).unwrap()).unwrap();
+    let path = jobs.join("mine/job.json");
+    forge(&path, &record);
+    std::os::unix::fs::symlink(other.2.join("guardian.sock"), path.with_file_name("guardian.sock")).unwrap();
+    let held = hold(&path);
+    scene.json(3, &["now"]);
+    scene.json(3, &["now", "mine"]);
+    assert_ne!(scene.run(&["stop", "mine"]).code, 0);
+    drop(held);
+    scene.json(3, &["now"]);
+    expect_running(other);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_record_of_another_boot_leads_to_no_job_of_this_one() {
+    let scene = Scene::new();
+    let other = neighbour("w");
+    let (path, mut record) = record(&scene);
+    let theirs: Value = serde_json::from_slice(&std::fs::read(other.2.join("job.json")).unwrap()).unwrap();
+    record["handle"] = theirs["handle"].clone();
+    record["guardian"] = theirs["guardian"].clone();
+    record["id"] = theirs["id"].clone();
+    record["boot_id"] = json!("00000000-0000-0000-0000-000000000000");
+    forge(&path, &record);
+    let held = hold(&path);
+    scene.json(3, &["now"]);
+    drop(held);
+    scene.json(3, &["now"]);
+    expect_running(other);
+}
+
+/// What a PID that was given away leads to: neither the process that has it now, nor what is below that.
+#[cfg(unix)]
+#[test]
+fn a_guardian_whose_number_was_given_away_does_not_answer_for_others() {
+    let scene = Scene::new();
+    let bystander = Bystander::new();
+    let (path, mut record) = record(&scene);
+    let own = identity(std::process::id());
+    // The parent of the bystander.
+    let given_away = json!({"pid": own.pid, "start_time": own.start_time - 1});
+    record["handle"] = json!({"cgroup": null, "controllers": [], "init": given_away, "main": given_away});
+    record["guardian"] = given_away;
+    forge(&path, &record);
+    let held = hold(&path);
+    scene.json(3, &["now"]);
+    assert!(bystander.is_alive());
+    drop(held);
+    scene.json(3, &["now"]);
+    assert!(bystander.is_alive());
+}
+
+/// What makes its reader wait for ever, in place of each file.
+#[cfg(unix)]
+#[test]
+fn a_fifo_in_place_of_a_file_holds_no_emergency_up() {
+    let scene = Scene::new();
+    let (path, record) = record(&scene);
+    let real = scene.guard("real", &[], &["sh", "-c", "echo > again; exec sleep 1000"], "again");
+    for name in ["lock", "job.json", "outcome.json", "outcome", "guardian.sock"] {
+        forge(&path, &record);
+        let fifo = path.with_file_name(name);
+        let _ = std::fs::remove_file(&fifo);
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        // To its end: it is another job that it is about.
+        scene.run(&["status"]).expect(0);
+        scene.json(3, &["now", "w"]);
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+    scene.json(0, &["now", "real"]);
+    real.wait().expect(124);
+    scene.expect_nothing_left();
+}

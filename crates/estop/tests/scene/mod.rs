@@ -27,7 +27,7 @@ use unix as system;
 #[cfg(unix)]
 #[allow(unused_imports, reason = "each test file uses a part of it")]
 pub(crate) use unix::{
-    Held, Identity, Signal, TIERS, bystander, give, identity, is_root, runs, signal, spent_by, taken_by,
+    Held, Identity, Signal, TIERS, bystander, give, identity, is_root, process_state, runs, signal, spent_by, taken_by,
 };
 #[cfg(windows)]
 use windows as system;

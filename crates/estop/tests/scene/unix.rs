@@ -27,7 +27,8 @@ pub(super) struct Guise {
     mark: String,
     program: PathBuf,
     ordinary: bool,
-    delegated: Option<Group>,
+    /// The cgroup that it is started in, if not that of the test.
+    group: Option<Group>,
 }
 
 impl Guise {
@@ -35,18 +36,20 @@ impl Guise {
     pub(super) fn own(house: &House) -> Self {
         house.script("villain.sh", VILLAIN);
         let mark = format!("{}-{}", std::process::id(), house.path().display());
-        Self { mark, program: ESTOP.into(), ordinary: false, delegated: None }
+        Self { mark, program: ESTOP.into(), ordinary: false, group: None }
     }
 
-    /// `plain`, as that user, marked.
+    /// `plain`, as that user, in that cgroup, marked.
     pub(super) fn command(&self, plain: Command, directory: &Path) -> Command {
-        let mut command = if self.ordinary {
+        let mut command = if self.ordinary || self.group.is_some() {
             let mut command = Command::new("sh");
-            command.args(["-c", "test -z \"$0\" || echo $$ > \"$0/cgroup.procs\"; exec setpriv \"$@\""]);
-            command.arg(self.delegated.as_ref().map_or(Path::new(""), Group::path));
-            let id = ORDINARY.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&self.program);
-            command.args(plain.get_args()).current_dir(directory);
+            command.args(["-c", "test -z \"$0\" || echo $$ > \"$0/cgroup.procs\"; exec \"$@\""]);
+            command.arg(self.group.as_ref().map_or(Path::new(""), Group::path));
+            if self.ordinary {
+                let id = ORDINARY.to_string();
+                command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+            }
+            command.arg(&self.program).args(plain.get_args()).current_dir(directory);
             for (name, value) in plain.get_envs() {
                 match value {
                     Some(value) => command.env(name, value),
@@ -98,13 +101,24 @@ impl Scene {
         let mut scene = Self::ordinary()?;
         let group = Group::new();
         group.delegate(ORDINARY);
-        scene.guise.delegated = Some(group);
+        scene.guise.group = Some(group);
         Some(scene)
     }
 
     /// As whom estop runs.
     pub(crate) fn user(&self) -> u32 {
         if self.guise.ordinary { ORDINARY } else { rustix::process::geteuid().as_raw() }
+    }
+
+    /// The same, with estop in a cgroup of its own that was delegated to nobody.
+    pub(crate) fn grouped(mut self) -> Self {
+        self.guise.group = Some(Group::new());
+        self
+    }
+
+    /// The cgroup that estop was started in, if it is one of the test's own.
+    pub(crate) fn group(&self) -> Option<&Path> {
+        self.guise.group.as_ref().map(Group::path)
     }
 
     /// Whether estop runs as the ordinary user.
@@ -160,7 +174,7 @@ impl Scene {
             kind.starts_with("cgroup").then(|| PathBuf::from(mount))
         });
         let paths: Vec<&str> = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
-        let delegated = self.guise.delegated.iter().map(|group| group.path().join("estop").join(self.instance()));
+        let delegated = self.guise.group.iter().map(|group| group.path().join("estop").join(self.instance()));
         let mut found: Vec<PathBuf> = delegated.filter(|group| group.is_dir()).collect();
         for mount in mounts {
             for path in paths.iter().chain(&["/"]) {

@@ -203,6 +203,7 @@ fn begin(spec: &GuardianSpec, dir: &JobDir, latches: &Latches, job: &mut JobObje
         starter: spec.brain,
         tier: job.job().tier(),
         isolation: job.isolation(),
+        reachable: job.job().reachable(),
         handle: job.job().handle(),
         stores: spec.stores.clone(),
         protects: spec.protects.clone(),

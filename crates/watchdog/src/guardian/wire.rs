@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::table::State;
-use crate::job::{Enforced, Isolation, Limits, Process, ProcessId, Tier, Way};
+use crate::job::{Enforced, Isolation, Limits, Process, ProcessId, Reach, Tier, Way};
 use crate::ladder::{Breach, Thresholds};
 use crate::monitor::Peak;
 use crate::stop::Category;
@@ -232,6 +232,9 @@ pub struct Status {
     pub tier: Tier,
     /// What a hostile workload could reach.
     pub isolation: Isolation,
+    /// What a hostile workload could do to its guard.
+    #[serde(default)]
+    pub reachable: Vec<Reach>,
     /// Which limits the kernel enforces.
     pub enforced: Enforced,
     /// The limits in force.

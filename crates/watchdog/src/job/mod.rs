@@ -67,6 +67,24 @@ pub enum Isolation {
     Root,
 }
 
+/// What a hostile workload could do to its guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// Stop or kill its guardian.
+    Signal,
+    /// Trace its guardian, read and write its memory, take its descriptors.
+    Ptrace,
+    /// Change its guardian's priority, processors and limits.
+    Renice,
+    /// Have its guardian chosen where memory runs out.
+    OomScore,
+    /// Leave its cgroup, and with it the limits that the kernel enforces.
+    LeaveCgroup,
+    /// Write to estop's state and run directories.
+    State,
+}
+
 /// A process, named so that a reused PID is not taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
@@ -156,6 +174,9 @@ impl Woken {
 pub trait Job {
     /// How strong the containment is.
     fn tier(&self) -> Tier;
+
+    /// What of its guard a hostile workload could reach, as far as is known.
+    fn reachable(&self) -> Vec<Reach>;
 
     /// Which limits the kernel enforces by itself.
     fn enforced(&self) -> Enforced;

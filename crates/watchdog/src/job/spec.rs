@@ -238,7 +238,7 @@ pub struct Containment {
     pub pid_namespace: bool,
     /// Let it gain privileges, as `sudo` does.
     pub new_privileges: bool,
-    /// Keep it out of `/sys` by Landlock where it could leave its cgroup.
+    /// Keep it by Landlock and seccomp from leaving its cgroup and from its guardian, where nothing else does.
     pub landlock: bool,
     /// Directories that it must not see.
     pub cover: Vec<PathBuf>,

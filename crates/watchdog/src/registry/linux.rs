@@ -1,9 +1,12 @@
 //! What the run directory has from Linux: owners and modes, this boot, and who runs inside a job: whoever does may give no orders.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
 
 use super::RunDir;
 use crate::error::Context as _;
@@ -19,9 +22,28 @@ pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-/// Opens a record. No symbolic link is followed, and a pipe does not make anybody wait.
+/// Opens a record. Neither it nor the directory of its job may be a symbolic link: what another user has put there would lead to a
+/// job that is not theirs. A pipe does not make anybody wait.
 pub(super) fn open_record(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+    let dir = open_job_dir(path)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(openat(dir, path.file_name().unwrap_or_default(), flags, Mode::empty())?.into())
+}
+
+/// Opens the socket at `path` in the directory of a job, to be connected to by its descriptor: neither may be a symbolic link.
+pub(crate) fn open_socket(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = openat(open_job_dir(path)?, path.file_name().unwrap_or_default(), flags, Mode::empty())?;
+    match FileType::from_raw_mode(fstat(&socket)?.st_mode) {
+        FileType::Socket => Ok(socket),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
+    }
+}
+
+/// The directory of the job that the file at `path` belongs to.
+fn open_job_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(open(path.parent().unwrap_or(Path::new(".")), flags, Mode::empty())?)
 }
 
 /// Whose an open record is; `None` if others could have written it.

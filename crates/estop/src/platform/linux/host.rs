@@ -12,8 +12,15 @@ use crate::site::Site;
 pub(crate) fn checks(site: &Site, limits: Vec<Check>) -> (Tier, Vec<Check>) {
     let host = Host::probe();
     let tier = host.tier();
-    let mut checks =
-        vec![kernel(), tier_check(&host, site), cgroup(&host), namespaces(&host), user_namespaces(), landlock(&host)];
+    let mut checks = vec![
+        kernel(),
+        tier_check(&host, site),
+        cgroup(&host),
+        namespaces(&host),
+        user_namespaces(),
+        landlock(&host),
+        seccomp(&host),
+    ];
     checks.extend(limits);
     checks.push(pressure());
     if let Ok(root) = &host.cgroup_root {
@@ -91,7 +98,28 @@ fn landlock(host: &Host) -> Check {
             "the kernel has none",
             "boot with `lsm=landlock,…`: it keeps a job from leaving its cgroup",
         ),
+        version if version < Host::LANDLOCK_WITH_SIGNALS => Check::lacking(
+            "landlock",
+            format!("version {version}"),
+            "Linux 6.12 or later: without a PID namespace nothing else keeps a job of this user from signalling its guardian",
+        ),
         version => Check::ok("landlock", format!("version {version}")),
+    }
+}
+
+fn seccomp(host: &Host) -> Check {
+    match host.seccomp {
+        (false, _) => Check::lacking(
+            "seccomp",
+            "the kernel has none",
+            "a kernel with CONFIG_SECCOMP_FILTER: without it a job of this user can start processes outside its cgroup",
+        ),
+        (true, false) => Check::lacking(
+            "seccomp",
+            "the calls of this processor are not known",
+            "without a PID namespace a job of this user can change its guardian's priority",
+        ),
+        (true, true) => Check::ok("seccomp", "filters"),
     }
 }
 

@@ -19,6 +19,11 @@ pub(crate) fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// From here on no workload of the same user can trace this process or read its memory, secrets and all.
+pub(crate) fn forbid_tracing() {
+    linux::forbid_tracing();
+}
+
 /// From here on what a child of this process leaves behind becomes this process's own.
 ///
 /// # Errors

@@ -13,6 +13,9 @@ use crate::failure::Result;
 /// Handles are not limited.
 pub(crate) fn raise_descriptor_limit() {}
 
+/// Whoever is of the same user can open every process of that user here.
+pub(crate) fn forbid_tracing() {}
+
 /// Nothing is left behind that would be anybody's: a job ends with its guardian.
 ///
 /// # Errors

@@ -113,9 +113,11 @@ fn bound(path: &Path) -> Result<OwnedFd> {
 /// If it cannot be made, or nobody listens there.
 fn connected(path: &Path) -> Result<OwnedFd> {
     let socket = unbound()?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let directory = std::fs::File::open(parent).on("open", parent)?;
-    rustix::net::connect(&socket, &address_in(&directory, path)?).on("connect to", path)?;
+    // By its descriptor, so that it is the one that was looked at: a link in its place would have the order done by another guardian.
+    let listener = crate::registry::open_socket(path).on("open", path)?;
+    let short = Path::new("/proc/self/fd").join(listener.as_raw_fd().to_string());
+    let address = SocketAddrUnix::new(&short).on("name the socket", path)?;
+    rustix::net::connect(&socket, &address).on("connect to", path)?;
     // Where asking for credentials has given it an address already, this one is refused and the other stays.
     let _ = bind(&socket, &SocketAddrUnix::new_unnamed());
     Ok(socket)

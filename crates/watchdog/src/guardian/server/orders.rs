@@ -166,6 +166,7 @@ impl Server {
             main: job.main(),
             tier: job.job().tier(),
             isolation: job.isolation(),
+            reachable: job.job().reachable(),
             enforced: job.job().enforced(),
             limits: self.prepared.spec.job.limits,
             thresholds: self.prepared.spec.thresholds,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use landlock::{AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope};
+use landlock::{AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope};
 use rustix::fs::{AtFlags, CWD, Mode, mkdir};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -124,22 +124,31 @@ pub(super) fn landlock_version() -> i32 {
     i32::try_from(answer).map_or(0, |version| version.max(0))
 }
 
-/// Forbids this process and its children for ever to write below `/sys`, so that they cannot leave their cgroup, and to
-/// signal processes outside, their guardian above all (since Landlock version 6).
+/// Forbids this process and its children for ever to trace processes outside and to look into them by `/proc`. With `signals`,
+/// to signal them, their guardian above all (since Landlock version 6). With `writing`, to write below `/sys`, so that they cannot
+/// leave their cgroup or reach that of their guardian, and to mount and unmount, so that what is covered stays covered.
 ///
 /// Landlock allows; it cannot except. So everything in the root directory but `sys` is allowed, and the root directory
 /// itself and new mounts are not.
 ///
 /// # Errors
 /// Why it could not be applied.
-pub(super) fn keep_out_of_sys() -> Result<(), String> {
-    let writing = AccessFs::WriteFile | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Refer;
-    keep_out(writing).map_err(|error| error.to_string())
+pub(super) fn keep_in(writing: bool, signals: bool) -> Result<(), String> {
+    restrict(writing, signals).map_err(|error| error.to_string())
 }
 
-fn keep_out(writing: BitFlags<AccessFs>) -> Result<(), Box<dyn std::error::Error>> {
-    let mut ruleset = Ruleset::default().handle_access(writing)?.scope(Scope::Signal)?.create()?;
-    for entry in std::fs::read_dir("/")? {
+fn restrict(writing: bool, signals: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let access = AccessFs::WriteFile | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Refer;
+    let mut wanted = Ruleset::default();
+    if writing {
+        wanted = wanted.handle_access(access)?;
+    }
+    if signals {
+        wanted = wanted.scope(Scope::Signal)?;
+    }
+    let mut ruleset = wanted.create()?;
+    let entries = if writing { Some(std::fs::read_dir("/")?) } else { None };
+    for entry in entries.into_iter().flatten() {
         let entry = entry?;
         // What a link leads to is allowed by its own place, or is not to be.
         if entry.file_name() == "sys" || entry.file_type()?.is_symlink() {
@@ -147,7 +156,7 @@ fn keep_out(writing: BitFlags<AccessFs>) -> Result<(), Box<dyn std::error::Error
         }
         // What cannot be opened cannot be written either.
         let Ok(fd) = PathFd::new(entry.path()) else { continue };
-        let allowed = if entry.path().is_dir() { writing } else { AccessFs::WriteFile.into() };
+        let allowed = if entry.path().is_dir() { access } else { AccessFs::WriteFile.into() };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, allowed))?;
     }
     ruleset.restrict_self()?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::spawn::Namespaces;
-use super::{cgroup, cover, spawn};
+use super::{cgroup, cover, refuse, spawn};
 use crate::job::{Containment, Tier};
 
 /// What this host offers, and why it does not offer more.
@@ -15,17 +15,23 @@ pub struct Host {
     pub namespaces: Result<(), String>,
     /// The kernel's Landlock version; 0 if there is none.
     pub landlock: i32,
+    /// Whether the kernel refuses system calls by seccomp, and whether those that rank a process are known here.
+    pub seccomp: (bool, bool),
     /// Whether estop runs as root.
     pub root: bool,
 }
 
 impl Host {
+    /// The version of Landlock that keeps a job from signalling processes outside.
+    pub const LANDLOCK_WITH_SIGNALS: i32 = 6;
+
     /// Looks, by trying: what is configured and what is allowed are two things.
     pub fn probe() -> Self {
         let root = rustix::process::geteuid().is_root();
         let namespaces = spawn::probe(Namespaces { pid: true, mount: true, user: !root })
             .map_err(|error| format!("the kernel refuses new namespaces, or mounts in them: {error}"));
-        Self { cgroup_root: cgroup::root(), namespaces, landlock: cover::landlock_version(), root }
+        let (landlock, seccomp) = (cover::landlock_version(), refuse::offered());
+        Self { cgroup_root: cgroup::root(), namespaces, landlock, seccomp, root }
     }
 
     /// Whether namespaces need a user namespace around them.

@@ -2,6 +2,7 @@
 //! lineage where there is neither.
 
 mod cgroup;
+mod confinement;
 mod controllers;
 mod counters;
 mod cover;
@@ -11,6 +12,7 @@ mod instances;
 mod pressure;
 pub mod procfs;
 pub mod ready;
+mod refuse;
 mod sample;
 mod spawn;
 mod stranded;
@@ -24,7 +26,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid};
 
 use super::spec::{Limits, MARKER};
-use super::{DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Tier, User, Way, Woken};
+use super::{
+    DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Reach, Tier, User, Way, Woken,
+};
 use crate::error::Context as _;
 use crate::ladder::Thresholds;
 use crate::monitor::{PRESSURES, Reading};
@@ -32,6 +36,7 @@ use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
 pub use cgroup::step_aside;
+use confinement::Confinement;
 pub use host::Host;
 use init::Report;
 pub use init::detach_standard_streams;
@@ -39,7 +44,7 @@ pub use instances::{Places, instances};
 use pressure::{Triggers, Waiting};
 use procfs::{Seen, Stat};
 use spawn::Namespaces;
-pub use spawn::{Process as Child, fork, leave, let_go_of_descriptors};
+pub use spawn::{Process as Child, forbid_tracing, fork, leave, let_go_of_descriptors};
 pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
 pub use terminal::{bring_to_front, own_process_group};
 
@@ -66,7 +71,8 @@ pub struct LinuxJob {
     /// Whether a new process is put into the cgroup before it begins, because it cannot be made in it.
     moves: bool,
     namespaces: Namespaces,
-    landlock: bool,
+    confinement: Confinement,
+    reachable: Vec<Reach>,
     /// Why nothing can leave the job, if nothing can.
     confined: Option<&'static str>,
     marker: Vec<u8>,
@@ -127,16 +133,12 @@ impl LinuxJob {
         }
         // A PID namespace has an init, which is estop's.
         let cgroup = cgroup_root.map(|root| Cgroup::create(&root, spec, u64::from(pid))).transpose()?;
-        // Whoever could write to another cgroup is kept out of it by Landlock, if by nothing else.
-        let own_uid = rustix::process::geteuid().as_raw();
-        let separate = spec.program.user.as_ref().is_some_and(|user| user.uid != own_uid && user.uid != 0);
-        let may_leave = cgroup.is_some() && !separate;
-        // Without a PID namespace it can name its guardian: then Landlock keeps it from signalling that.
-        let landlock = (may_leave || !pid) && containment.landlock && host.landlock > 0;
-        let confined = match (pid, cgroup.is_some() && separate && own_uid == 0) {
+        let confinement = Confinement::of(spec, &host, cgroup.is_some(), pid);
+        let leaving_prevented = cgroup.is_some() && confinement.keeps_in_cgroup();
+        let confined = match (pid, confinement.is_of_another_user()) {
             (true, _) => Some("leaving prevented: pid namespace"),
-            (_, true) => Some("leaving prevented: cgroup owned by root"),
-            _ if cgroup.is_some() && landlock && procfs::cgroups_lie_below_sys() => Some("leaving prevented: landlock"),
+            (_, true) if cgroup.is_some() => Some("leaving prevented: cgroup owned by root"),
+            _ if leaving_prevented => Some("leaving prevented: landlock and seccomp"),
             _ => None,
         };
         if tier == Tier::Tracked {
@@ -145,10 +147,11 @@ impl LinuxJob {
         }
         Ok(Self {
             tier,
+            reachable: confinement.reachable(cgroup.is_some(), namespaces),
             cgroup,
             moves: false,
             namespaces,
-            landlock,
+            confinement,
             confined,
             marker: format!("{MARKER}={}", spec.id).into_bytes(),
             limits: spec.limits,
@@ -183,7 +186,7 @@ impl LinuxJob {
     }
 
     fn start(&self, spec: &JobSpec) -> Result<Option<spawn::Started>> {
-        spawn::spawn(spec, self.namespaces, self.landlock, self.born_in(), |pid| self.adopt(pid))
+        spawn::spawn(spec, self.namespaces, self.confinement, self.born_in(), |pid| self.adopt(pid))
     }
 
     /// The processes below this one, or below the job's init.
@@ -312,6 +315,10 @@ impl Job for LinuxJob {
         self.tier
     }
 
+    fn reachable(&self) -> Vec<Reach> {
+        self.reachable.clone()
+    }
+
     fn enforced(&self) -> Enforced {
         self.cgroup.as_ref().map(Cgroup::enforced).unwrap_or_default()
     }
@@ -334,7 +341,7 @@ impl Job for LinuxJob {
         self.child = Some(Ended { id, fd: started.child.fd, reaped: false });
         self.reports = started.reports;
         if !self.namespaces.pid {
-            self.commands = spawn::commands(spec, self.namespaces, self.landlock)?;
+            self.commands = spawn::commands(spec, self.namespaces, self.confinement)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, set_parent_process_death_signal, setpgid, waitid};
 
+use super::confinement::Confinement;
 use super::{cover, init};
 use crate::error::Context as _;
 use crate::job::spec::{Bytes, JobSpec, MARKER, User};
@@ -68,7 +69,7 @@ pub(super) struct Plan {
     own_session: bool,
     ignored_signals: Vec<i32>,
     new_privileges: bool,
-    landlock: bool,
+    confinement: Confinement,
     cover: Vec<PathBuf>,
     keep: Option<PathBuf>,
     pub(super) namespaces: Namespaces,
@@ -84,13 +85,13 @@ pub(super) struct Plan {
 pub(super) fn spawn(
     spec: &JobSpec,
     namespaces: Namespaces,
-    landlock: bool,
+    confinement: Confinement,
     cgroup: Option<BorrowedFd<'_>>,
     adopt: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Option<Started>> {
     refuse_threads()?;
-    let plan = Plan::new(spec, namespaces, landlock)?;
-    let commands = commands(spec, namespaces, landlock)?;
+    let plan = Plan::new(spec, namespaces, confinement)?;
+    let commands = commands(spec, namespaces, confinement)?;
     let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .doing("create a socket pair")?;
     let (failure, inner_failure) = pipe_with(PipeFlags::CLOEXEC).doing("create a pipe")?;
@@ -111,10 +112,7 @@ pub(super) fn spawn(
         // The gate closes unopened, and the process ends.
         return Err(Error::Containment(format!("the new process could not be prepared: {error}")));
     }
-    // Before Linux 6.4 they are read from a file of this process that it may not open once it is not to be traced.
-    let _ = (rustix::param::page_size(), rustix::param::clock_ticks_per_second());
-    // What belongs to a workload must not be traced out of this process by another program of the same user.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    forbid_tracing();
     rustix::io::write(&gate, &[init::GO]).doing("open the gate")?;
     let main = if namespaces.pid { init::receive_main(&gate).map(Some) } else { Ok(None) };
     // Where the init ended early, it has said why.
@@ -130,17 +128,26 @@ fn was_killed(child: &Process) -> bool {
     matches!(ended, Ok(Some(status)) if status.terminating_signal() == Some(libc::SIGKILL))
 }
 
+/// From here on no other program of the same user can trace this process, look into it by `/proc`, or have it dump its memory: what
+/// belongs to a workload, secrets above all, must not come out that way.
+pub fn forbid_tracing() {
+    // Before Linux 6.4 they are read from a file of this process that it may not open once it is not to be traced.
+    let _ = (rustix::param::page_size(), rustix::param::clock_ticks_per_second());
+    // The kernel refuses this to nobody.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// What the further commands of `spec` need.
 ///
 /// # Errors
 /// [`Error::Containment`] if an argument holds a zero byte.
-pub(super) fn commands(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -> Result<Vec<Plan>> {
+pub(super) fn commands(spec: &JobSpec, namespaces: Namespaces, confinement: Confinement) -> Result<Vec<Plan>> {
     let own: Vec<(Bytes, Bytes)> = std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect();
     let plan = |argv: &Vec<Bytes>| {
         let mut spec = spec.clone();
         (spec.program.argv, spec.program.environment) = (argv.clone(), own.clone());
-        spec.program.process_group = None;
-        Plan::new(&spec, namespaces, landlock)
+        (spec.program.process_group, spec.program.oom_score) = (None, None);
+        Plan::new(&spec, namespaces, confinement.of_commands())
     };
     spec.program.commands.iter().map(plan).collect()
 }
@@ -221,7 +228,13 @@ fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Proces
     }
     // SAFETY: no stack and no shared memory is asked for, so this is a fork; this process has one thread, so the copy
     // may go on with any code. The structure and the place for the descriptor live until the call returns.
-    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    let mut answer = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if answer == -1 && cgroup.is_none() && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+        // An estop inside a job, which is refused it.
+        let flags = arguments.flags | arguments.exit_signal;
+        // SAFETY: as above; where the parent's number would go, the descriptor goes.
+        answer = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, &raw mut pidfd, 0_usize, 0_usize) };
+    }
     match answer {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
@@ -327,7 +340,7 @@ impl std::fmt::Debug for Plan {
 }
 
 impl Plan {
-    fn new(spec: &JobSpec, namespaces: Namespaces, landlock: bool) -> Result<Self> {
+    fn new(spec: &JobSpec, namespaces: Namespaces, confinement: Confinement) -> Result<Self> {
         let c_string = |bytes: &[u8]| {
             CString::new(bytes).map_err(|_| Error::Containment("an argument or variable holds a zero byte".to_owned()))
         };
@@ -344,7 +357,7 @@ impl Plan {
             own_session: spec.program.process_group.is_none(),
             ignored_signals: spec.program.ignored_signals.clone(),
             new_privileges: spec.containment.new_privileges,
-            landlock,
+            confinement,
             cover: spec.containment.cover.clone(),
             keep: spec.secrets_dir.clone(),
             namespaces,
@@ -419,10 +432,7 @@ impl Plan {
         if !self.new_privileges {
             rustix::thread::set_no_new_privs(true).map_err(setup("its privileges could not be fixed"))?;
         }
-        if self.landlock {
-            cover::keep_out_of_sys()
-                .map_err(|detail| Stage::Setup(format!("Landlock could not be applied: {detail}")))?;
-        }
+        self.confinement.apply().map_err(Stage::Setup)?;
         if let Some(directory) = &self.directory {
             rustix::process::chdir(directory)
                 .map_err(|errno| Stage::Setup(format!("it could not start in {}: {errno}", directory.display())))?;

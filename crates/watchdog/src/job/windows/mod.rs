@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{
-    Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, TERMINATE, Tier, User, Way,
-    Woken,
+    Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, Reach, TERMINATE, Tier, User,
+    Way, Woken,
 };
 use crate::error::Context as _;
 use crate::ladder::{Metric, Thresholds};
@@ -163,6 +163,11 @@ impl WindowsJob {
 impl Job for WindowsJob {
     fn tier(&self) -> Tier {
         Tier::Kernel
+    }
+
+    fn reachable(&self) -> Vec<Reach> {
+        // Nothing keeps apart what is of the same user.
+        vec![Reach::Signal, Reach::Ptrace, Reach::Renice, Reach::State]
     }
 
     fn enforced(&self) -> Enforced {
