@@ -5,10 +5,15 @@
 mod house;
 mod daemon {
     mod adoption;
+    #[cfg(unix)]
+    mod evidence;
     mod health;
     mod incidents;
+    mod output;
     mod schedule;
     mod secrets;
+    #[cfg(unix)]
+    mod stuck;
     mod thresholds;
     mod workloads;
 }

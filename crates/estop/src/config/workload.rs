@@ -90,6 +90,9 @@ pub struct Workload {
     /// How much of its output is kept: about so much of the newest.
     #[serde(default = "Workload::default_log_max")]
     pub log_max: Size,
+    /// For how long its output is kept. Default: until there is too much of it.
+    #[serde(default)]
+    pub log_age_max: Option<Period>,
     /// Whether it is started again when it ends. Never after a `CRITICAL_STOP`.
     #[serde(default)]
     pub restart: Restart,
@@ -163,6 +166,7 @@ impl Workload {
             freezable: true,
             freeze_max: Self::default_freeze_max(),
             log_max: Self::default_log_max(),
+            log_age_max: None,
             restart: Restart::default(),
             restart_max: Self::default_restart_max(),
             restart_window: Self::default_restart_window(),

@@ -16,6 +16,8 @@ pub(crate) use crate::house::until;
 use crate::house::{House, Outcome, PATIENCE, code_of};
 
 #[cfg(unix)]
+pub(crate) mod frozen;
+#[cfg(unix)]
 pub(crate) mod group;
 #[cfg(unix)]
 mod unix;
@@ -27,7 +29,7 @@ use unix as system;
 #[cfg(unix)]
 #[allow(unused_imports, reason = "each test file uses a part of it")]
 pub(crate) use unix::{
-    Held, Identity, Signal, TIERS, bystander, give, identity, is_root, runs, signal, spent_by, taken_by,
+    Held, Identity, Signal, TIERS, bystander, give, identity, is_root, process_state, runs, signal, spent_by, taken_by,
 };
 #[cfg(windows)]
 use windows as system;

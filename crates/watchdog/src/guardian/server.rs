@@ -1,17 +1,18 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
 mod asking;
+mod keeping;
 mod orders;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Sources;
-use super::evidence::{Evidence, Recorder, Writing};
+use super::evidence::{Evidence, Recorder};
 use super::health::Said;
 use super::log::Log;
 use super::outcome::Record;
-use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Watched};
+use super::platform::{self, Helpers, KernelLog, Listener, NowFile, Raised, Return, Signals, Watched};
 use super::spec::{GuardianSpec, OnBrainLoss, event_of};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
@@ -21,6 +22,7 @@ use crate::ladder::{Breach, Rung};
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
 use crate::stop::{Category, StopReport, StoppedBy};
+use keeping::{BREACH, Kept, NOT_PROVEN, STOP};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -55,6 +57,7 @@ pub(super) struct Prepared {
     pub(super) now_file: NowFile,
     pub(super) signals: Signals,
     pub(super) log: Option<Log>,
+    pub(super) kernel_log: Arc<KernelLog>,
     pub(super) said: Option<Said>,
 }
 
@@ -114,8 +117,9 @@ pub(super) struct Server {
     next_sample: Instant,
     sample_interval: Duration,
     throttled: bool,
-    /// What was warned of last, and when.
-    warned: Option<(crate::ladder::Metric, Instant)>,
+    kept: Kept,
+    /// When it was last found out how a kill went.
+    reported: Option<Instant>,
     /// How often the job was thawed.
     thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
@@ -149,7 +153,8 @@ impl Server {
             next_sample: Instant::now() + sample_interval,
             sample_interval,
             throttled: false,
-            warned: None,
+            kept: Kept::default(),
+            reported: None,
             thaws: 0,
             confirmed: false,
             probes: Vec::new(),
@@ -211,7 +216,8 @@ impl Server {
             // A program that the kernel ended for lack of memory is a breach, not an end.
             self.sample();
         }
-        if self.prepared.job.is_empty() {
+        // What outlived a stop may be outside by now: the next try proves that nothing is left anywhere.
+        if self.state != State::Survivors && self.prepared.job.is_empty() {
             self.happen(Event::Emptied, Category::Kill, None);
         } else if newly && self.state != State::Ended {
             self.happen(Event::MainExited, Category::Kill, None);
@@ -293,20 +299,19 @@ impl Server {
             self.throttle();
         }
         let Some(event) = event_of(breach.rung, self.prepared.spec.on_breach) else {
-            // One that trembles around its threshold must not fill the log.
-            if self.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
-                return;
-            }
-            self.warned = Some((breach.metric, Instant::now()));
-            let (reason, writing, job) = (breach.to_string(), self.writing(), &self.prepared.job);
-            self.helpers.capture(|| Evidence::gather(job, "warning", None, &reason, Some(breach)), &writing);
+            self.warn(breach);
             return;
         };
         self.record.breach = Some(breach);
         let reason = breach.to_string();
         match event {
             Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
-            Event::BreachFreeze => self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max)),
+            Event::BreachFreeze => {
+                let reason = std::mem::replace(&mut self.record.reason, reason);
+                self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max));
+                self.keep(BREACH);
+                self.record.reason = reason;
+            }
             _ => {
                 self.record.blame(StoppedBy::Limit, &reason);
                 self.happen(event, Category::Ask, None);
@@ -427,41 +432,30 @@ impl Server {
     fn ask(&mut self) {
         self.state = State::Stopping;
         self.asked = self.prepared.job.count();
+        self.keep_before_it_ends();
         self.asking = Some(0);
         self.take_step();
     }
 
     fn kill(&mut self, category: Category) {
         let retry = self.state == State::Survivors;
-        let breach = self.record.breach;
-        let (recorder, helpers) = (self.writing(), &mut self.helpers);
-        let (incident, reason) = (self.record.incident.clone(), self.record.reason.clone());
         let blamed = self.record.stopped_by.is_some() && !retry;
-        // A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there.
-        let by_copy = self.prepared.job.job().tier() != Tier::Tracked;
-        let mut kept = None;
+        let by_copy = !self.looks_by_itself();
+        let occasion = blamed.then(|| self.occasion(BREACH, None));
+        let (helpers, kept) = (&mut self.helpers, &mut self.kept);
         let raised = Raised::new();
         let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
-            if !blamed {
-                return;
-            }
-            let gather = || Evidence::gather(job, "breach", incident.as_deref(), &reason, breach);
+            let Some((occasion, writing)) = occasion else { return };
+            let gather = || Evidence::gather(job, occasion);
             if by_copy {
-                helpers.capture(gather, &recorder);
+                kept.remember(helpers.capture(gather, &writing));
             } else {
-                kept = Some(gather());
+                kept.put_off(helpers.look(gather), writing);
             }
         });
         drop(raised);
-        if let Some(evidence) = kept {
-            let writing = self.writing();
-            self.helpers.capture(|| evidence, &writing);
-        }
+        self.write_what_was_put_off();
         self.conclude_kill(report, retry);
-    }
-
-    fn writing(&self) -> Writing {
-        Writing { recorder: self.recorder, state_dir: self.prepared.spec.state_dir.clone() }
     }
 
     fn conclude_kill(&mut self, mut report: StopReport, retry: bool) {
@@ -470,7 +464,9 @@ impl Server {
             report.processes_before = report.processes_before.max(first.processes_before);
             report.category = first.category;
             report.latch_durable = first.latch_durable;
+            report.stop_seconds = first.stop_seconds + self.reported.map_or(0.0, |at| at.elapsed().as_secs_f64());
         }
+        self.reported = Some(Instant::now());
         let (empty, all) = (report.proven_empty, report.survivors.len());
         // What does not fit into an answer is never heard.
         report.survivors.truncate(fitting(&report.survivors));
@@ -481,6 +477,9 @@ impl Server {
         } else {
             self.state = State::Survivors;
             self.deadline = Some(Instant::now() + RETRY_INTERVAL);
+            if !retry {
+                self.keep_report(NOT_PROVEN);
+            }
             // Whoever waits is told now; it goes on being tried.
             self.answer_waiting();
         }
@@ -500,16 +499,11 @@ impl Server {
     /// After the end: tells everyone, cleans up.
     fn close(mut self) {
         if self.record.stopped_by.is_some() {
-            let mut evidence = Evidence::gather(
-                &self.prepared.job,
-                "stop",
-                self.record.incident.as_deref(),
-                &self.record.reason,
-                self.record.breach,
-            );
-            evidence.report.clone_from(&self.record.report);
-            let writing = self.writing();
-            self.helpers.capture(|| evidence, &writing);
+            // With what it has used in all.
+            let written = self.prepared.log.as_ref().and_then(Log::written);
+            let _ = self.prepared.job.sample(written);
+            self.write_what_was_put_off();
+            self.keep_report(STOP);
         }
         let outcome = self.record.outcome(&self.prepared.job, self.prepared.job.monitor().started());
         // After the outcome is there, the directory is another's: nothing in it is touched any more.
