@@ -9,6 +9,7 @@ mod daemon {
     mod evidence;
     mod health;
     mod incidents;
+    #[cfg(unix)]
     mod output;
     mod schedule;
     mod secrets;

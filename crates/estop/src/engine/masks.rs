@@ -92,13 +92,11 @@ impl Masks {
         self.values.extend(values.into_iter().filter(|value| value.expose().len() >= SHORTEST));
         // The longest first: one may be a part of another.
         self.values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
-        match unread {
-            Some(error) => Err(error.into()),
-            None => {
-                self.given = given;
-                Ok(())
-            }
+        if let Some(error) = unread {
+            return Err(error.into());
         }
+        self.given = given;
+        Ok(())
     }
 
     /// `text` without them.

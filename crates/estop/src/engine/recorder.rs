@@ -69,7 +69,9 @@ fn entry(evidence: &Evidence, masks: Result<&Masks>) -> CriticalFailure {
         (json!(evidence.reason), output(evidence, masks.as_ref().ok().copied()), json!(evidence.kernel));
     match masks {
         Ok(masks) => {
-            [&mut reason, &mut tree, &mut report, &mut kernel].into_iter().for_each(|value| mask(value, masks))
+            for value in [&mut reason, &mut tree, &mut report, &mut kernel] {
+                mask(value, masks);
+            }
         }
         Err(failure) => {
             for process in tree.as_array_mut().into_iter().flatten() {

@@ -26,9 +26,9 @@ fn output_goes_when_it_is_too_old_and_a_follower_reads_on() {
     let then = count();
     until("it goes on writing", || count() > then + 5);
     until("the follower has read on", || follower.output().contains(&format!("line {}\n", then + 5)));
-    let followed = follower.output();
-    let whole = followed.lines().enumerate().all(|(index, line)| line == format!("line {}", index + 1));
-    assert!(whole, "a follower missed or repeated something: {followed}");
+    let shown = follower.output();
+    let whole = shown.lines().enumerate().all(|(index, line)| line == format!("line {}", index + 1));
+    assert!(whole, "a follower missed or repeated something: {shown}");
     drop(follower);
 
     // What an earlier run has left goes with the next start, as soon as it is too old.

@@ -11,6 +11,8 @@ use crate::job::ProcessId;
 
 /// How many lines of a table are read: a host may have very many sockets.
 const LINES: usize = 20_000;
+/// The flag of a Unix socket that listens (`__SO_ACCEPTCON`).
+const LISTENS: u32 = 1 << 16;
 
 /// The tables of the network namespaces that were met so far, by their inodes.
 #[derive(Debug, Default)]
@@ -106,7 +108,6 @@ fn unix(line: &str) -> Option<(u64, Socket)> {
     let flags = u32::from_str_radix(field(3)?, 16).ok()?;
     let (_, state, rest) = (field(0)?, field(0)?, line.splitn(7, ' ').nth(6)?);
     let (inode, path) = rest.trim_start().split_once(' ').unwrap_or((rest.trim(), ""));
-    const LISTENS: u32 = 1 << 16;
     let state = match state {
         _ if flags & LISTENS != 0 => "listen",
         "01" => "unconnected",

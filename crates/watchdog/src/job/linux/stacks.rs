@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,13 @@ const DEEP: usize = 24;
 /// How long the kernel has to tell: who asks is kept waiting by one that is just being executed.
 const WAIT: Duration = Duration::from_millis(100);
 /// The kernel's own limit is a page.
-const LONGEST: u64 = 4096;
+const LONGEST: usize = 4096;
+
+/// The stacks of processes, by their numbers.
+type Stacks = Vec<(u32, Vec<String>)>;
 
 /// Adds the stacks of those in uninterruptible sleep, as `ask` has them. Only root is told.
-pub(super) fn tell(survivors: &mut [Survivor], ask: fn(Vec<u32>) -> Vec<(u32, Vec<String>)>) {
+pub(super) fn tell(survivors: &mut [Survivor], ask: fn(Vec<u32>) -> Stacks) {
     let stuck: Vec<u32> =
         survivors.iter().filter(|survivor| survivor.state == "D").take(TOLD).map(|survivor| survivor.pid).collect();
     if stuck.is_empty() || !rustix::process::geteuid().is_root() {
@@ -34,7 +37,8 @@ pub(super) fn tell(survivors: &mut [Survivor], ask: fn(Vec<u32>) -> Vec<(u32, Ve
 }
 
 /// Has a copy of this process, which must have one thread, ask. It is gone on return.
-pub(super) fn by_copy(pids: Vec<u32>) -> Vec<(u32, Vec<String>)> {
+#[expect(clippy::needless_pass_by_value, reason = "as by a thread")]
+pub(super) fn by_copy(pids: Vec<u32>) -> Stacks {
     let Ok((told, telling)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
     match fork() {
         Ok(None) => {
@@ -48,7 +52,6 @@ pub(super) fn by_copy(pids: Vec<u32>) -> Vec<(u32, Vec<String>)> {
             let text = read_within(told, WAIT);
             // It waits for nothing that a kill does not interrupt.
             let _ = pidfd_send_signal(&child.fd, Signal::KILL);
-            use std::os::fd::AsFd as _;
             let _ = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED);
             parse(&text)
         }
@@ -57,7 +60,7 @@ pub(super) fn by_copy(pids: Vec<u32>) -> Vec<(u32, Vec<String>)> {
 }
 
 /// Has a thread ask, which ends with this process if it is kept waiting.
-pub(super) fn by_thread(pids: Vec<u32>) -> Vec<(u32, Vec<String>)> {
+pub(super) fn by_thread(pids: Vec<u32>) -> Stacks {
     let (telling, told) = channel();
     let asking = std::thread::Builder::new().spawn(move || {
         for pid in pids {
@@ -80,14 +83,14 @@ fn labelled(pid: u32) -> Vec<u8> {
     let mut text = format!("{pid}\n").into_bytes();
     if let Ok(file) = File::open(format!("/proc/{pid}/stack")) {
         // One that has ended meanwhile waits no more.
-        let _ = file.take(LONGEST).read_to_end(&mut text);
+        let _ = file.take(LONGEST as u64).read_to_end(&mut text);
     }
     text
 }
 
 /// `[<0>] percpu_rwsem_wait+0x15f/0x1d0`, a line each.
-fn parse(text: &[u8]) -> Vec<(u32, Vec<String>)> {
-    let mut found: Vec<(u32, Vec<String>)> = Vec::new();
+fn parse(text: &[u8]) -> Stacks {
+    let mut found = Stacks::new();
     for line in String::from_utf8_lossy(text).lines() {
         if let Ok(pid) = line.parse() {
             found.push((pid, Vec::new()));
@@ -102,7 +105,7 @@ fn parse(text: &[u8]) -> Vec<(u32, Vec<String>)> {
 fn read_within(from: OwnedFd, wait: Duration) -> Vec<u8> {
     let deadline = Instant::now() + wait;
     let (mut text, mut file) = (Vec::new(), File::from(from));
-    let mut buffer = [0; LONGEST as usize];
+    let mut buffer = [0; LONGEST];
     loop {
         match file.read(&mut buffer) {
             Ok(1..) if Instant::now() >= deadline => return text,
