@@ -18,7 +18,7 @@ const MASK: &[u8] = b"***";
 /// A shorter value would be found in half of all words.
 const SHORTEST: usize = 6;
 /// How long the store of secrets is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// After how long values are asked for again that could not be read.
 const RETRY: Duration = Duration::from_secs(5);
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId};
 use estop_secrets::ExposureLedger;
 use estop_watchdog::guardian::{Evidence, Recorder};
+use estop_watchdog::job::Process;
 use serde_json::{Value, json};
 
 use super::ballast;
 use super::keys::ledger_in;
 use super::masks::Masks;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::site::{Choice, Site, critical_failures};
 
 /// Writes evidence into the critical-failure log of the state directory.
@@ -74,15 +75,9 @@ fn entry(evidence: &Evidence, masks: Result<&Masks>) -> CriticalFailure {
             }
         }
         Err(failure) => {
-            for process in tree.as_array_mut().into_iter().flatten() {
-                for key in ["arguments", "open", "sockets"] {
-                    process.as_object_mut().map(|process| process.remove(key));
-                }
-            }
+            withhold(&mut tree);
             (output, kernel) = (Value::Null, Value::Null);
-            more["withheld"] = json!(format!(
-                "arguments, open files, sockets, output and the kernel's lines, since secrets could not be masked: {failure}"
-            ));
+            more["withheld"] = withheld("arguments, open files, sockets, output and the kernel's lines", &failure);
         }
     }
     entry.reason = reason.as_str().map(str::to_owned);
@@ -97,6 +92,32 @@ fn entry(evidence: &Evidence, masks: Result<&Masks>) -> CriticalFailure {
         entry.more.extend(more);
     }
     entry
+}
+
+/// Adds `processes` to an entry of `site` about `workload`, without the secrets that it was given.
+pub fn add_tree(entry: &mut CriticalFailure, site: &Site, workload: &str, processes: &[Process]) {
+    let (mut masks, mut tree) = (Masks::default(), json!(processes));
+    match masks.read(&ledger_in(&site.state_dir), workload, || Ok(site.clone())) {
+        Ok(()) => mask(&mut tree, &masks),
+        Err(failure) => {
+            withhold(&mut tree);
+            entry.more.insert("withheld".to_owned(), withheld("arguments", &failure));
+        }
+    }
+    entry.tree = list(tree);
+}
+
+/// Leaves out of `tree` what could hold a secret.
+fn withhold(tree: &mut Value) {
+    for process in tree.as_array_mut().into_iter().flatten() {
+        for key in ["arguments", "open", "sockets"] {
+            process.as_object_mut().map(|process| process.remove(key));
+        }
+    }
+}
+
+fn withheld(what: &str, failure: &Failure) -> Value {
+    json!(format!("{what}, since secrets could not be masked: {failure}"))
 }
 
 /// The last lines, masked as a whole: a secret may have several.

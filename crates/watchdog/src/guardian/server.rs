@@ -307,10 +307,12 @@ impl Server {
         match event {
             Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
             Event::BreachFreeze => {
-                let reason = std::mem::replace(&mut self.record.reason, reason);
+                let held = self.state == State::Held;
                 self.happen(event, Category::Ask, Some(self.prepared.spec.freeze_max));
-                self.keep(BREACH);
-                self.record.reason = reason;
+                // The kernel may say again and again that it refuses more of the same.
+                if !held && self.state == State::Held {
+                    self.keep_reason(reason);
+                }
             }
             _ => {
                 self.record.blame(StoppedBy::Limit, &reason);

@@ -20,8 +20,7 @@ const PATH: usize = 500;
 
 /// What was found out about the process of an index in the tree.
 enum Found {
-    Self_(usize, Option<u32>, Option<MemoryMap>),
-    Arguments(usize, String),
+    Itself(usize, Own),
     Open(usize, Vec<String>, u64),
     Sockets(usize, Vec<Socket>),
     /// So much was looked at of all of them.
@@ -31,24 +30,25 @@ enum Found {
 /// What is looked at, of every process before the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    Memory,
-    Arguments,
+    Own,
     Open,
     Sockets,
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Memory, Self::Arguments, Self::Open, Self::Sockets];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Arguments => "arguments",
-            Self::Open => "open",
-            Self::Sockets => "sockets",
-        }
-    }
+    const ALL: [Self; 3] = [Self::Own, Self::Open, Self::Sockets];
 }
+
+/// What a process is by itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Own {
+    uid: Option<u32>,
+    memory: Option<MemoryMap>,
+    arguments: String,
+}
+
+/// How much a thread finds before it tells.
+const BATCH: usize = 16;
 
 /// Has a thread look, which a process can keep waiting: then what it has found by `deadline` is all. Only in a process that
 /// ends without waiting for it.
@@ -60,16 +60,23 @@ pub(super) fn look_by_thread(evidence: &mut Evidence, deadline: Instant) {
         if !stand_alone() {
             return;
         }
-        let tell = |found| telling.send(found).is_ok() && Instant::now() < deadline;
-        look(&ids, &Stage::ALL, tell);
+        let mut batch = Vec::new();
+        look(&ids, true, |found| {
+            let all = matches!(found, Found::All(_));
+            batch.push(found);
+            let told = batch.len() < BATCH && !all || telling.send(std::mem::take(&mut batch)).is_ok();
+            told && Instant::now() < deadline
+        });
     });
     let mut left: Vec<Stage> = Stage::ALL.to_vec();
     while looking.is_ok()
-        && let Ok(found) = told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        && let Ok(batch) = told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
     {
-        note(evidence, &mut left, found);
+        for found in batch {
+            note(evidence, &mut left, found);
+        }
     }
-    evidence.unfinished = left.into_iter().map(|stage| stage.name().to_owned()).collect();
+    evidence.unfinished = unfinished(&left, true);
 }
 
 /// Gives this thread descriptors of its own, of which there are none yet.
@@ -86,11 +93,23 @@ fn stand_alone() -> bool {
 pub(super) fn look_here(evidence: &mut Evidence, deadline: Instant) {
     let ids = ids(evidence);
     let mut left: Vec<Stage> = Stage::ALL.to_vec();
-    look(&ids, &[Stage::Memory, Stage::Open, Stage::Sockets], |found| {
+    look(&ids, false, |found| {
         note(evidence, &mut left, found);
         Instant::now() < deadline
     });
-    evidence.unfinished = left.into_iter().map(|stage| stage.name().to_owned()).collect();
+    evidence.unfinished = unfinished(&left, false);
+}
+
+/// What was not looked at of all processes.
+fn unfinished(left: &[Stage], with_arguments: bool) -> Vec<String> {
+    let has = |stage| left.contains(&stage);
+    let names = [
+        (has(Stage::Own), "memory"),
+        (has(Stage::Own) || !with_arguments, "arguments"),
+        (has(Stage::Open), "open"),
+        (has(Stage::Sockets), "sockets"),
+    ];
+    names.into_iter().filter(|(missing, _)| *missing).map(|(_, name)| name.to_owned()).collect()
 }
 
 fn ids(evidence: &Evidence) -> Vec<ProcessId> {
@@ -99,8 +118,10 @@ fn ids(evidence: &Evidence) -> Vec<ProcessId> {
 
 fn note(evidence: &mut Evidence, left: &mut Vec<Stage>, found: Found) {
     match found {
-        Found::Self_(index, uid, memory) => (evidence.tree[index].uid, evidence.tree[index].memory) = (uid, memory),
-        Found::Arguments(index, arguments) => evidence.tree[index].process.arguments = arguments,
+        Found::Itself(index, own) => {
+            (evidence.tree[index].uid, evidence.tree[index].memory) = (own.uid, own.memory);
+            evidence.tree[index].process.arguments = own.arguments;
+        }
         Found::Open(index, open, omitted) => {
             evidence.tree[index].process.open = open;
             evidence.tree[index].open_omitted = omitted;
@@ -111,18 +132,14 @@ fn note(evidence: &mut Evidence, left: &mut Vec<Stage>, found: Found) {
 }
 
 /// Looks at all of `ids`, and tells what it finds, until `tell` wants no more.
-fn look(ids: &[ProcessId], stages: &[Stage], mut tell: impl FnMut(Found) -> bool) {
+fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> bool) {
     let mut left = OPEN_OF_ALL;
     let mut inodes: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
     let mut sockets = Sockets::default();
-    for stage in stages {
+    for stage in Stage::ALL {
         for (index, id) in ids.iter().enumerate() {
             let found = match stage {
-                Stage::Memory => {
-                    let (uid, memory) = own(*id);
-                    Found::Self_(index, uid, memory)
-                }
-                Stage::Arguments => Found::Arguments(index, procfs::arguments(*id)),
+                Stage::Own => Found::Itself(index, own(*id, with_arguments)),
                 Stage::Open => {
                     let open = open_list(*id, OPEN_OF_ONE.min(left));
                     left = left.saturating_sub(open.files.len() + open.sockets.len());
@@ -135,18 +152,19 @@ fn look(ids: &[ProcessId], stages: &[Stage], mut tell: impl FnMut(Found) -> bool
                 return;
             }
         }
-        if !tell(Found::All(*stage)) {
+        if !tell(Found::All(stage)) {
             return;
         }
     }
 }
 
-/// The user of a process, and its memory map. Neither waits for anything.
-fn own(id: ProcessId) -> (Option<u32>, Option<MemoryMap>) {
+/// The user of a process, its memory map, neither of which waits for anything, and its arguments.
+fn own(id: ProcessId, with_arguments: bool) -> Own {
     let text = fs::read_to_string(format!("/proc/{}/status", id.pid)).unwrap_or_default();
     // Looked up after it was read: if it is the same process now, it is its own.
-    if procfs::identity(id.pid) != Some(id) {
-        return (None, None);
+    let arguments = if with_arguments { procfs::arguments(id) } else { String::new() };
+    if arguments.is_empty() && procfs::identity(id.pid) != Some(id) {
+        return Own::default();
     }
     let fields: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
     let first = |key: &str| fields.get(key)?.split_ascii_whitespace().next()?.parse::<u64>().ok();
@@ -159,7 +177,7 @@ fn own(id: ProcessId) -> (Option<u32>, Option<MemoryMap>) {
         peak_bytes: bytes("VmHWM").unwrap_or_default(),
         virtual_bytes,
     });
-    (first("Uid").and_then(|uid| u32::try_from(uid).ok()), memory)
+    Own { uid: first("Uid").and_then(|uid| u32::try_from(uid).ok()), memory, arguments }
 }
 
 /// What a process has open.
@@ -175,7 +193,6 @@ struct Open {
 
 /// What the process `id` has open, at most `limit` of it.
 fn open_list(id: ProcessId, limit: usize) -> Open {
-    let all = procfs::open_files(id.pid).unwrap_or_default();
     let mut open = Open::default();
     let entries = fs::read_dir(format!("/proc/{}/fd", id.pid)).into_iter().flatten().flatten();
     for target in entries.filter_map(|entry| fs::read_link(entry.path()).ok()).take(limit) {
@@ -185,7 +202,10 @@ fn open_list(id: ProcessId, limit: usize) -> Open {
             None => open.files.push(name.chars().take(PATH).collect()),
         }
     }
-    open.omitted = all.saturating_sub((open.files.len() + open.sockets.len()) as u64);
+    let listed = open.files.len() + open.sockets.len();
+    if listed == limit {
+        open.omitted = procfs::open_files(id.pid).unwrap_or_default().saturating_sub(listed as u64);
+    }
     // Looked up after they were read: if it is the same process now, they are its own.
     if procfs::identity(id.pid) == Some(id) { open } else { Open::default() }
 }
@@ -201,9 +221,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut seen: [Vec<Found>; 4] = Default::default();
+        let mut seen: [Vec<Found>; 3] = Default::default();
         let mut stage = 0;
-        look(&[id], &Stage::ALL, |found| {
+        look(&[id], true, |found| {
             if let Found::All(_) = found {
                 stage += 1;
             } else {
@@ -211,14 +231,12 @@ mod tests {
             }
             true
         });
-        let (Found::Self_(0, uid, memory), Found::Arguments(0, arguments)) = (&seen[0][0], &seen[1][0]) else {
-            panic!("out of order")
-        };
+        let Found::Itself(0, Own { uid, memory, arguments }) = &seen[0][0] else { panic!("out of order") };
         let memory = memory.unwrap();
         assert_eq!(*uid, Some(rustix::process::getuid().as_raw()));
         assert!(memory.anonymous_bytes > 0 && memory.peak_bytes >= memory.anonymous_bytes, "{memory:?}");
         assert!(memory.virtual_bytes > memory.peak_bytes && !arguments.is_empty(), "{memory:?}");
-        let (Found::Open(0, files, _), Found::Sockets(0, sockets)) = (&seen[2][0], &seen[3][0]) else {
+        let (Found::Open(0, files, _), Found::Sockets(0, sockets)) = (&seen[1][0], &seen[2][0]) else {
             panic!("out of order")
         };
         assert!(files.contains(&file.path().display().to_string()), "{files:?}");
@@ -241,7 +259,7 @@ mod tests {
         assert!(open.omitted >= 8, "{open:?}");
         assert_eq!(open_list(ProcessId { start_time: id.start_time + 1, ..id }, 5), Open::default());
         let mut told = 0;
-        look(&[id, id], &Stage::ALL, |_| {
+        look(&[id, id], true, |_| {
             told += 1;
             false
         });

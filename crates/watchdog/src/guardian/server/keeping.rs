@@ -89,10 +89,10 @@ impl Server {
         (occasion, writing)
     }
 
-    /// Keeps what there is to say about the job now, while it may go on.
-    pub(super) fn keep(&mut self, event: &'static str) {
-        let (occasion, writing) = self.occasion(event, None);
-        self.keep_at(occasion, &writing);
+    /// Keeps what there is to say about a job that a limit has frozen, for this reason.
+    pub(super) fn keep_reason(&mut self, reason: String) {
+        let (occasion, writing) = self.occasion(BREACH, None);
+        self.keep_at(Occasion { reason, ..occasion }, &writing);
     }
 
     /// Keeps what it is now, before it is asked to end: if it does, nothing is left to look at.
@@ -100,10 +100,10 @@ impl Server {
         if self.record.stopped_by.is_none() {
             return;
         }
-        if !self.looks_by_itself() {
-            return self.keep(BREACH);
-        }
         let (occasion, writing) = self.occasion(BREACH, None);
+        if !self.looks_by_itself() {
+            return self.keep_at(occasion, &writing);
+        }
         let job = &self.prepared.job;
         let evidence = self.helpers.look(|| Evidence::gather(job, occasion));
         self.kept.put_off(evidence, writing);
