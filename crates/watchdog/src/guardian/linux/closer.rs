@@ -1,6 +1,5 @@
 //! A closer look at the processes of a job: whose they are, their arguments and memory, what they have open.
 
-use std::collections::HashMap;
 use std::fs;
 use std::sync::mpsc::channel;
 use std::time::Instant;
@@ -146,6 +145,7 @@ fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> 
                     inodes[index] = open.sockets;
                     Found::Open(index, open.files, open.omitted)
                 }
+                Stage::Sockets if inodes[index].is_empty() => continue,
                 Stage::Sockets => Found::Sockets(index, sockets.of(*id, &inodes[index])),
             };
             if !tell(found) {
@@ -166,18 +166,28 @@ fn own(id: ProcessId, with_arguments: bool) -> Own {
     if arguments.is_empty() && procfs::identity(id.pid) != Some(id) {
         return Own::default();
     }
-    let fields: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
-    let first = |key: &str| fields.get(key)?.split_ascii_whitespace().next()?.parse::<u64>().ok();
-    let bytes = |key: &str| first(key).map(|kibibytes| kibibytes * 1024);
-    let memory = bytes("VmSize").map(|virtual_bytes| MemoryMap {
-        anonymous_bytes: bytes("RssAnon").unwrap_or_default(),
-        file_bytes: bytes("RssFile").unwrap_or_default(),
-        shared_bytes: bytes("RssShmem").unwrap_or_default(),
-        swap_bytes: bytes("VmSwap").unwrap_or_default(),
-        peak_bytes: bytes("VmHWM").unwrap_or_default(),
-        virtual_bytes,
-    });
-    Own { uid: first("Uid").and_then(|uid| u32::try_from(uid).ok()), memory, arguments }
+    let (mut memory, mut uid, mut has_memory) = (MemoryMap::default(), None, false);
+    for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        let first = || value.split_ascii_whitespace().next()?.parse::<u64>().ok();
+        let size = match key {
+            "Uid" => {
+                uid = first().and_then(|uid| u32::try_from(uid).ok());
+                continue;
+            }
+            "VmSize" => &mut memory.virtual_bytes,
+            "VmHWM" => &mut memory.peak_bytes,
+            "RssAnon" => &mut memory.anonymous_bytes,
+            "RssFile" => &mut memory.file_bytes,
+            "RssShmem" => &mut memory.shared_bytes,
+            "VmSwap" => &mut memory.swap_bytes,
+            // What follows is about something else.
+            "Threads" => break,
+            _ => continue,
+        };
+        *size = first().unwrap_or_default() * 1024;
+        has_memory = true;
+    }
+    Own { uid, memory: has_memory.then_some(memory), arguments }
 }
 
 /// What a process has open.
