@@ -70,6 +70,14 @@ impl Site {
         Ok((Self::of(choice, config, false)?, Some(broken)))
     }
 
+    /// The place that a caller without a configuration chose.
+    ///
+    /// # Errors
+    /// If a path of the caller's is none.
+    pub fn unconfigured(choice: &Choice) -> Result<Self> {
+        Self::of(choice, Config::default(), false)
+    }
+
     fn of(choice: &Choice, config: Config, configured: bool) -> Result<Self> {
         let state_dir = choice.state_dir.clone().or_else(|| config.estop.state_dir.clone());
         let chosen = state_dir.is_some();

@@ -5,10 +5,16 @@
 mod house;
 mod daemon {
     mod adoption;
+    #[cfg(unix)]
+    mod evidence;
     mod health;
     mod incidents;
+    #[cfg(unix)]
+    mod output;
     mod schedule;
     mod secrets;
+    #[cfg(unix)]
+    mod stuck;
     mod thresholds;
     #[cfg(unix)]
     mod together;

@@ -4,9 +4,10 @@
 //! taken along; where it can't be read, or an entry can't be written, nothing is handed out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use estop_durable::Kind;
 use estop_durable::chain::{Chain, Options, Reader};
@@ -27,6 +28,23 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
+
+/// A file that was written to within this time may be again without its time showing that: clocks of filesystems tick slowly.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
+/// How the ledger's files were at a moment: cheap to look at, where reading them is not.
+#[derive(Debug, Clone, Default)]
+pub struct Stamp {
+    files: Vec<(OsString, u64, Option<SystemTime>)>,
+    settled: bool,
+}
+
+impl Stamp {
+    /// Whether nothing was recorded between `earlier` and this one. False where that is not certain.
+    pub fn is_still(&self, earlier: &Self) -> bool {
+        earlier.settled && self.files == earlier.files
+    }
+}
 
 /// How a secret reached a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -140,6 +158,22 @@ impl ExposureLedger {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.open()?.append_all(&entries)?;
         Ok(())
+    }
+
+    /// How its files are now. Taken before a reading, it tells later whether that has to be done again.
+    pub fn stamp(&self) -> Stamp {
+        let now = SystemTime::now();
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| {
+                let found = entry.metadata().ok()?;
+                Some((entry.file_name(), found.len(), found.modified().ok()))
+            })
+            .collect();
+        files.sort_unstable();
+        let age = |time: &Option<SystemTime>| time.and_then(|time| now.duration_since(time).ok());
+        let settled = files.iter().all(|(_, _, time)| age(time).is_some_and(|age| age > UNSETTLED));
+        Stamp { files, settled }
     }
 
     /// All deliveries in the order in which they were recorded. Reads without the lock: deliveries that are being recorded
@@ -282,6 +316,25 @@ mod tests {
         assert_eq!(exposed[&name("db/password")], BTreeSet::from([Version(1), Version(2)]));
         assert_eq!(exposed.len(), 2);
         assert!(ledger.exposed_to("nobody").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_stamp_is_the_same_only_while_nothing_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ExposureLedger::new(dir.path().join("ledger"));
+        assert!(ledger.stamp().is_still(&ledger.stamp()), "there is nothing");
+        ledger.record(&[given("agent", "token", 1)]).unwrap();
+        let fresh = ledger.stamp();
+        assert!(!ledger.stamp().is_still(&fresh), "another entry could have the same time");
+        let long_ago = SystemTime::now() - Duration::from_mins(1);
+        for entry in std::fs::read_dir(ledger.dir()).unwrap() {
+            let file = std::fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        let settled = ledger.stamp();
+        assert!(ledger.stamp().is_still(&settled));
+        ledger.record(&[given("agent", "token", 2)]).unwrap();
+        assert!(!ledger.stamp().is_still(&settled));
     }
 
     #[tokio::test]

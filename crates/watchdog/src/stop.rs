@@ -64,6 +64,9 @@ pub struct Survivor {
     pub state: String,
     /// What it waits for in the kernel.
     pub wait_channel: String,
+    /// Where it waits, innermost first, as the kernel tells root; of one in uninterruptible sleep only.
+    #[serde(default)]
+    pub stack: Vec<String>,
 }
 
 /// How long each part of a stop took, in seconds.

@@ -3,23 +3,18 @@
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
-use estop_secrets::SecretValue;
 use estop_watchdog::guardian::first_data;
-use memchr::memmem;
 use serde_json::json;
 
 use crate::cli::Output;
-use crate::engine::keys::{Keys, ledger};
-use crate::engine::launch::{block_on, check_name};
+use crate::engine::keys::ledger;
+use crate::engine::launch::check_name;
+use crate::engine::masks::Masks;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
 /// How often a growing log file is looked at.
 const FOLLOW_POLL: Duration = Duration::from_millis(200);
-/// What stands in a secret's place.
-const MASK: &[u8] = b"***";
-/// A shorter value would be found in half of all words.
-const SHORTEST: usize = 6;
 
 /// Shows a workload's output.
 ///
@@ -30,16 +25,23 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
     let path = site.log_file(name);
     let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
     skip_hole(&mut file).map_err(|error| Failure::io("read", &path, &error))?;
-    let mut masks = Masks::of(site, name, output);
-    let mut rest = Vec::new();
+    let (ledger, mut masks) = (ledger(site), Masks::default());
+    let (mut rest, mut first) = (Vec::new(), true);
     loop {
         let read = file.read_to_end(&mut rest).map_err(|error| Failure::io("read", &path, &error))?;
+        if first {
+            skip_zeroes(&mut rest);
+        }
         // What is shown ends with a line while there may be more: a secret must not be cut in two.
         let end = if follow { memchr::memrchr(b'\n', &rest).map_or(0, |end| end + 1) } else { rest.len() };
-        if follow && read > 0 {
-            // It may have been given more meanwhile; those that are known stay masked.
-            let _ = masks.read(site, name);
+        // It may have been given more meanwhile; those that are known stay masked.
+        if (first || read > 0)
+            && let Err(failure) = masks.read(&ledger, name, || Ok(site.clone()))
+            && first
+        {
+            output.warn(&format!("not all secrets in this output are masked: {}", failure.message));
         }
+        first &= read == 0;
         let text = masks.apply(&rest[..end]);
         rest.drain(..end);
         if !follow && output.json {
@@ -52,25 +54,37 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
             return Ok(Code::Done);
         }
         std::thread::sleep(FOLLOW_POLL);
-        begin_again_if_cut(&mut file);
+        keep_up(&mut file).map_err(|error| Failure::io("read", &path, &error))?;
     }
 }
 
-/// A file that was cut short is read from its beginning.
-fn begin_again_if_cut(file: &mut std::fs::File) {
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    if file.stream_position().is_ok_and(|position| position > length) {
-        let _ = file.seek(SeekFrom::Start(0));
+/// A file that was cut short is read from its beginning, one whose oldest was given back meanwhile from behind that.
+fn keep_up(file: &mut std::fs::File) -> std::io::Result<()> {
+    let position = file.stream_position()?;
+    if position > file.metadata()?.len() {
+        return file.seek(SeekFrom::Start(0)).map(drop);
     }
+    // Looking for it moves the position.
+    if position < first_data(file) {
+        return skip_hole(file);
+    }
+    file.seek(SeekFrom::Start(position)).map(drop)
 }
 
 /// The oldest of a long output was given back: what is left begins behind a hole, with the first whole line there.
 fn skip_hole(file: &mut std::fs::File) -> std::io::Result<()> {
     // Where the filesystem knows no holes, or the file is empty, it begins at its beginning.
-    let begin @ 1.. = first_data(file) else { return Ok(()) };
+    let begin @ 1.. = first_data(file) else { return file.seek(SeekFrom::Start(0)).map(drop) };
     file.seek(SeekFrom::Start(begin))?;
     let cut = BufReader::new(&*file).skip_until(b'\n')?;
     file.seek(SeekFrom::Start(begin + cut as u64)).map(drop)
+}
+
+/// A hole has the size of blocks: what was given back of one that is not whole reads as zeroes, up to the end of a line.
+fn skip_zeroes(text: &mut Vec<u8>) {
+    if text.first() == Some(&0) {
+        text.drain(..memchr::memchr(b'\n', text).map_or(text.len(), |end| end + 1));
+    }
 }
 
 /// The output as it is, or a JSON object a line.
@@ -84,61 +98,4 @@ fn show(name: &str, text: &[u8], output: &Output) -> std::io::Result<()> {
         writeln!(out, "{}", json!({"schema_version": 1, "name": name, "line": line}))?;
     }
     out.flush()
-}
-
-/// The secrets that a workload was ever given, as far as their values are still known.
-struct Masks {
-    values: Vec<SecretValue>,
-    /// How many it had been given when they were read.
-    given: usize,
-}
-
-impl Masks {
-    /// Those of the workload `name`. Says so where they cannot be read.
-    fn of(site: &Site, name: &str, output: &Output) -> Self {
-        let mut masks = Self { values: Vec::new(), given: 0 };
-        if let Err(failure) = masks.read(site, name) {
-            output.warn(&format!("secrets in this output are not masked: {}", failure.message));
-        }
-        masks
-    }
-
-    /// Reads them, if the workload was given more since the last time.
-    fn read(&mut self, site: &Site, name: &str) -> Result<()> {
-        let exposed = ledger(site).exposed_to(name)?;
-        let given = exposed.values().map(std::collections::BTreeSet::len).sum();
-        if given == self.given {
-            return Ok(());
-        }
-        let values = block_on(async {
-            let keys = Keys::open(site).await?;
-            let mut values = Vec::new();
-            for (name, version) in
-                exposed.iter().flat_map(|(name, all)| all.iter().map(move |version| (name, *version)))
-            {
-                // One that was revoked opens nothing any more, and nobody knows it.
-                if let Ok(secret) = keys.store.read(name, Some(version)).await {
-                    values.push(secret.value);
-                }
-            }
-            Ok::<_, Failure>(values)
-        })?;
-        self.values.extend(values.into_iter().filter(|value| value.expose().len() >= SHORTEST));
-        // The longest first: one may be a part of another.
-        self.values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
-        self.given = given;
-        Ok(())
-    }
-
-    fn apply(&self, text: &[u8]) -> Vec<u8> {
-        let mut text = text.to_vec();
-        for value in &self.values {
-            let finder = memmem::Finder::new(value.expose());
-            let places: Vec<usize> = finder.find_iter(&text).collect();
-            for place in places.into_iter().rev() {
-                text.splice(place..place + value.expose().len(), MASK.iter().copied());
-            }
-        }
-        text
-    }
 }

@@ -3,7 +3,7 @@
 use estop_recovery::{CriticalFailure, CriticalFailureLog, IncidentId, Trigger};
 use estop_watchdog::emergency::{self, Request, Stopped};
 use estop_watchdog::latch::Latch;
-use estop_watchdog::stop::{Category, StopReport};
+use estop_watchdog::stop::{Category, StopReport, Survivor};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -157,16 +157,7 @@ pub(super) fn job_line(job: &StopReport) -> String {
             job.proof.join(", ")
         );
     }
-    let survivors: Vec<String> = job
-        .survivors
-        .iter()
-        .map(|survivor| {
-            format!(
-                "  pid {} {} state {} waits in {}",
-                survivor.pid, survivor.command, survivor.state, survivor.wait_channel
-            )
-        })
-        .collect();
+    let survivors: Vec<String> = job.survivors.iter().map(survivor).collect();
     if survivors.is_empty() {
         return format!("{}: NOT proven empty after {}", job.name, output::seconds(job.stop_seconds));
     }
@@ -176,6 +167,17 @@ pub(super) fn job_line(job: &StopReport) -> String {
         output::seconds(job.stop_seconds),
         survivors.join("\n")
     )
+}
+
+/// Who outlived a stop, and why: where it waits is what nothing but the kernel can end.
+pub(super) fn survivor(survivor: &Survivor) -> String {
+    let Survivor { pid, command, state, wait_channel, stack, .. } = survivor;
+    let mut text = format!("  pid {pid} {command} state {state}");
+    if !wait_channel.is_empty() && wait_channel != "0" {
+        text.push_str(&format!(" waits in {wait_channel}"));
+    }
+    text.extend(stack.iter().map(|frame| format!("\n    {frame}")));
+    text
 }
 
 /// Releases the latch. Starts nothing.

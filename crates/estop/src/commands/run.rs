@@ -18,6 +18,7 @@ use estop_watchdog::stop::StoppedBy;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::now::survivor;
 use crate::cli::{Arguments, Output, Pair, RunArguments, output};
 use crate::config::{Command as Argv, Enforce, OnBrainLoss, Period, Workload};
 use crate::engine::keys::Keys;
@@ -259,7 +260,8 @@ fn tell_end(outcome: &Outcome, output: &Output) {
         let proof = if report.proven_empty {
             format!("proven empty ({})", report.proof.join(", "))
         } else {
-            format!("NOT proven empty: {} survivors", report.survivors.len())
+            let survivors: Vec<String> = report.survivors.iter().map(survivor).collect();
+            format!("NOT proven empty: {} survivors\n{}", report.survivors.len(), survivors.join("\n"))
         };
         output.note(&format!(
             "estop: {} processes ended in {}, {proof}",

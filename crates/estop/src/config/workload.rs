@@ -100,6 +100,9 @@ pub struct Workload {
     /// How much of its output is kept: about so much of the newest.
     #[serde(default = "Workload::default_log_max")]
     pub log_max: Size,
+    /// For how long its output is kept. Default: until there is too much of it.
+    #[serde(default)]
+    pub log_age_max: Option<Period>,
     /// Whether it is started again when it ends. Never after a `CRITICAL_STOP`.
     #[serde(default)]
     pub restart: Restart,
@@ -176,6 +179,7 @@ impl Workload {
             thaw_max: Self::default_thaw_max(),
             sample_interval: Self::default_sample_interval(),
             log_max: Self::default_log_max(),
+            log_age_max: None,
             restart: Restart::default(),
             restart_max: Self::default_restart_max(),
             restart_window: Self::default_restart_window(),

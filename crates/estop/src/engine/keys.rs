@@ -141,7 +141,12 @@ impl Keys {
 
 /// The ledger of `site`.
 pub fn ledger(site: &Site) -> ExposureLedger {
-    ExposureLedger::new(site.state_dir.join("exposure"))
+    ledger_in(&site.state_dir)
+}
+
+/// The ledger in `state_dir`.
+pub fn ledger_in(state_dir: &std::path::Path) -> ExposureLedger {
+    ExposureLedger::new(state_dir.join("exposure"))
 }
 
 /// The names of all secrets that `workloads` were ever given.

@@ -13,6 +13,7 @@ use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, ProcessId, Progra
 
 use super::ballast;
 use super::keys::Keys;
+use super::recorder::LogRecorder;
 use super::stores::{JobWriters, Place, vaults};
 use crate::config::{self, Check, Probe, Workload};
 use crate::failure::{Code, Failure, Result};
@@ -150,13 +151,17 @@ impl Launch<'_> {
             log: self.log(),
             secret_files: delivered.files,
             incident: estop_recovery::IncidentId::new().to_string(),
+            note: LogRecorder::note(self.site),
         })
     }
 
     /// Where a workload's output goes that runs on its own. One in the foreground writes to its caller's streams.
     fn log(&self) -> Option<LogSpec> {
-        let path = self.site.log_file(self.name);
-        self.process_group.is_none().then(|| LogSpec { path, max_bytes: self.workload.log_max.bytes() })
+        self.process_group.is_none().then(|| LogSpec {
+            path: self.site.log_file(self.name),
+            max_bytes: self.workload.log_max.bytes(),
+            max_age: self.workload.log_age_max.map(config::Period::duration),
+        })
     }
 
     /// How the workload says that it is ready and alive, if it does.

@@ -3,6 +3,7 @@
 pub mod ballast;
 pub mod keys;
 pub mod launch;
+pub mod masks;
 pub mod record;
 pub mod recorder;
 pub mod response;

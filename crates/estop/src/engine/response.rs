@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::ballast;
 use super::keys::{Keys, exposed_to, ledger};
 use super::launch::{before_run_of, block_on};
+use super::recorder;
 use super::stores::{JobWriters, Place};
 use crate::failure::{Failure, Result};
 use crate::site::Site;
@@ -419,7 +420,7 @@ impl Actions for Response {
             entry.workload = Some(dir.name().to_owned());
             entry.incident = Some(order.incident.id);
             entry.reason.clone_from(&order.incident.reason);
-            entry.tree = Client::new(&dir)?.inspect()?.processes.iter().map(|process| json!(process)).collect();
+            recorder::add_tree(&mut entry, &self.site, dir.name(), &Client::new(&dir)?.inspect()?.processes);
             log.append(&entry)?;
         }
         Ok(Answer::done())

@@ -16,6 +16,8 @@ pub(crate) use crate::house::until;
 use crate::house::{House, Outcome, PATIENCE, code_of};
 
 #[cfg(unix)]
+pub(crate) mod frozen;
+#[cfg(unix)]
 pub(crate) mod group;
 #[cfg(unix)]
 mod unix;

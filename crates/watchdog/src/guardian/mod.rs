@@ -26,7 +26,7 @@ use linux as platform;
 use windows as platform;
 
 pub use client::{Answer, Client};
-pub use evidence::{Evidence, Recorder};
+pub use evidence::{Evidence, KernelLines, LastOutput, Looked, MemoryMap, Recorder, Socket};
 pub use health::NotifySpec;
 pub use log::LogSpec;
 pub use platform::{Watched, Writing, order};

@@ -1,6 +1,7 @@
 //! The guardian at work: waits for what happens, looks it up in the table and does it.
 
 mod asking;
+mod keeping;
 mod limiting;
 mod orders;
 
@@ -8,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Sources;
-use super::evidence::{Evidence, Recorder, Writing};
+use super::evidence::{Evidence, Recorder};
 use super::health::Said;
 use super::log::Log;
 use super::outcome::Record;
-use super::platform::{self, Helpers, Listener, NowFile, Raised, Return, Signals, Spare, Watched};
+use super::platform::{self, Helpers, KernelLog, Listener, NowFile, Raised, Return, Signals, Spare, Watched};
 use super::spec::{GuardianSpec, OnBrainLoss};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
@@ -23,6 +24,7 @@ use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
 use crate::stop::{Category, StopReport, StoppedBy};
 use crate::throttle::Throttle;
+use keeping::{BREACH, Kept, NOT_PROVEN, STOP};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ pub(super) struct Prepared {
     pub(super) now_file: NowFile,
     pub(super) signals: Signals,
     pub(super) log: Option<Log>,
+    pub(super) kernel_log: Arc<KernelLog>,
     pub(super) said: Option<Said>,
 }
 
@@ -127,10 +130,11 @@ pub(super) struct Server {
     sample_interval: Duration,
     /// In which ways the job is slowed down, as [`Way::ALL`] has them.
     throttles: [Option<Throttle>; Way::ALL.len()],
-    /// What was warned of last, and when.
-    warned: Option<(crate::ladder::Metric, Instant)>,
     /// How often the job was let run on by its rule.
     released: u32,
+    kept: Kept,
+    /// When it was last found out how a kill went.
+    reported: Option<Instant>,
     /// How often the job was thawed.
     thaws: u64,
     /// Whether the kernel has confirmed the last freeze.
@@ -167,8 +171,9 @@ impl Server {
             affordable: Instant::now(),
             sample_interval,
             throttles: [None; Way::ALL.len()],
-            warned: None,
             released: 0,
+            kept: Kept::default(),
+            reported: None,
             thaws: 0,
             confirmed: false,
             probes: Vec::new(),
@@ -238,7 +243,8 @@ impl Server {
         if self.state == State::Ended {
             return;
         }
-        if emptied {
+        // What outlived a stop may be outside by now: the next try proves that nothing is left anywhere.
+        if emptied && self.state != State::Survivors {
             self.happen(Event::Emptied, Category::Kill, None);
         } else if newly {
             self.happen(Event::MainExited, Category::Kill, None);
@@ -408,42 +414,31 @@ impl Server {
     fn ask(&mut self) {
         self.state = State::Stopping;
         self.asked = self.prepared.job.count();
+        self.keep_before_it_ends();
         self.asking = Some(0);
         self.take_step();
     }
 
     fn kill(&mut self, category: Category) {
         let retry = self.state == State::Survivors;
-        let breach = self.record.breach;
-        let (recorder, helpers) = (self.writing(), &mut self.helpers);
-        let (incident, reason) = (self.record.incident.clone(), self.record.reason.clone());
         let blamed = self.record.stopped_by.is_some() && !retry;
-        // A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there.
-        let by_copy = self.prepared.job.job().tier() != Tier::Tracked;
-        let mut kept = None;
+        let by_copy = !self.looks_by_itself();
+        let occasion = blamed.then(|| self.occasion(BREACH, None));
+        let (helpers, kept) = (&mut self.helpers, &mut self.kept);
         let raised = Raised::new();
         self.spare.give_up();
         let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
-            if !blamed {
-                return;
-            }
-            let gather = || Evidence::gather(job, "breach", incident.as_deref(), &reason, breach);
+            let Some((occasion, writing)) = occasion else { return };
+            let gather = || Evidence::gather(job, occasion);
             if by_copy {
-                helpers.capture(gather, &recorder);
+                kept.remember(helpers.capture(gather, &writing));
             } else {
-                kept = Some(gather());
+                kept.put_off(helpers.look(gather), writing);
             }
         });
         drop(raised);
-        if let Some(evidence) = kept {
-            let writing = self.writing();
-            self.helpers.capture(|| evidence, &writing);
-        }
+        self.write_what_was_put_off();
         self.conclude_kill(report, retry);
-    }
-
-    fn writing(&self) -> Writing {
-        Writing { recorder: self.recorder, state_dir: self.prepared.spec.state_dir.clone() }
     }
 
     fn conclude_kill(&mut self, mut report: StopReport, retry: bool) {
@@ -452,7 +447,9 @@ impl Server {
             report.processes_before = report.processes_before.max(first.processes_before);
             report.category = first.category;
             report.latch_durable = first.latch_durable;
+            report.stop_seconds = first.stop_seconds + self.reported.map_or(0.0, |at| at.elapsed().as_secs_f64());
         }
+        self.reported = Some(Instant::now());
         let (empty, all) = (report.proven_empty, report.survivors.len());
         // What does not fit into an answer is never heard.
         report.survivors.truncate(fitting(&report.survivors));
@@ -465,6 +462,9 @@ impl Server {
             self.state = State::Survivors;
             self.spare.keep(&self.prepared.listener);
             self.deadline = Some(Instant::now() + RETRY_INTERVAL);
+            if !retry {
+                self.keep_report(NOT_PROVEN);
+            }
             // Whoever waits is told now; it goes on being tried.
             self.answer_waiting();
         }
@@ -485,16 +485,11 @@ impl Server {
     /// After the end: tells everyone, cleans up.
     fn close(mut self) {
         if self.record.stopped_by.is_some() {
-            let mut evidence = Evidence::gather(
-                &self.prepared.job,
-                "stop",
-                self.record.incident.as_deref(),
-                &self.record.reason,
-                self.record.breach,
-            );
-            evidence.report.clone_from(&self.record.report);
-            let writing = self.writing();
-            self.helpers.capture(|| evidence, &writing);
+            // With what it has used in all.
+            let written = self.prepared.log.as_ref().and_then(Log::written);
+            let _ = self.prepared.job.sample(written);
+            self.write_what_was_put_off();
+            self.keep_report(STOP);
         }
         let outcome = self.record.outcome(&self.prepared.job, self.prepared.job.monitor().started());
         // After the outcome is there, the directory is another's: nothing in it is touched any more.

@@ -117,6 +117,9 @@ pub struct GuardianSpec {
     pub secret_files: Vec<SecretFile>,
     /// The identifier of the incident that a breach opens. Chosen beforehand, so that a breach needs to choose nothing.
     pub incident: String,
+    /// What its recorder is told with each piece of evidence.
+    #[serde(default)]
+    pub note: String,
 }
 
 impl GuardianSpec {
@@ -143,6 +146,7 @@ impl GuardianSpec {
             log: None,
             secret_files: Vec::new(),
             incident,
+            note: String::new(),
         }
     }
 }

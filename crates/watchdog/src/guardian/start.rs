@@ -11,7 +11,7 @@ use estop_durable::replace;
 use super::evidence::Recorder;
 use super::health::Said;
 use super::log::Log;
-use super::platform::{self, Listener, NowFile, Signals, Starter, Told, own_id};
+use super::platform::{self, KernelLog, Listener, NowFile, Signals, Starter, Told, own_id};
 use super::server::{Prepared, Server};
 use super::spec::GuardianSpec;
 use crate::emergency::{end_abandoned, settle_abandoned};
@@ -172,6 +172,7 @@ fn set_up(
     let reserve = dir.reserve()?;
     let listener = Listener::bind(dir, &spec.job.id)?;
     let now_file = NowFile::watch(run_dir)?;
+    let kernel_log = Arc::new(KernelLog::open());
     // Before the program starts, which may speak at once.
     let said = spec.notify.as_ref().map(Said::open).transpose()?;
     deliver_secret_files(&spec)?;
@@ -188,7 +189,20 @@ fn set_up(
     spec.secret_files.clear();
     let [latch_own, latch_all] = [latches.own, latches.all].map(Arc::new);
     let log = spec.log.as_ref().and_then(Log::open);
-    Ok(Prepared { log, said, spec, job, dir: dir.clone(), reserve, listener, latch_own, latch_all, now_file, signals })
+    Ok(Prepared {
+        log,
+        kernel_log,
+        said,
+        spec,
+        job,
+        dir: dir.clone(),
+        reserve,
+        listener,
+        latch_own,
+        latch_all,
+        now_file,
+        signals,
+    })
 }
 
 /// Records the job and starts its program.

@@ -246,6 +246,14 @@ pub trait Job {
     /// The processes there are, at most `limit`, without their arguments.
     fn processes(&self, limit: usize) -> Vec<Process>;
 
+    /// As [`Job::processes`], and how many more there are.
+    fn census(&self, limit: usize) -> (Vec<Process>, u64) {
+        let mut all = self.processes(usize::MAX);
+        let omitted = all.len().saturating_sub(limit) as u64;
+        all.truncate(limit);
+        (all, omitted)
+    }
+
     /// Changes the limits that the kernel enforces.
     ///
     /// # Errors

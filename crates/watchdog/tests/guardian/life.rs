@@ -103,7 +103,7 @@ fn bounded_log() {
     std::fs::write(scene.path("log"), "").unwrap();
     let mut spec = scene.spec("w", "talk");
     spec.sample_interval = Duration::from_millis(10);
-    spec.log = Some(LogSpec { path: scene.path("log"), max_bytes: 200_000 });
+    spec.log = Some(LogSpec { path: scene.path("log"), max_bytes: 200_000, max_age: None });
     let mut guardian = scene.running(&spec);
     let text = std::fs::read(scene.path("log")).unwrap();
     // Under Wine there are no holes, and all of it goes.

@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (name, workload) in &config.workloads {
         let key = KeyPath::section("workload").key(name);
         runnable(workload, &key, problems);
+        keeping(workload, &key, problems);
         surroundings(workload, &key, problems);
         references(config, workload, &key, problems);
         limits(workload, &key, problems);
@@ -327,6 +328,13 @@ fn ladder<T: Copy + Default + PartialOrd + Display>(
             ));
         }
         below = Some((rung, value));
+    }
+}
+
+fn keeping(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
+    if workload.log_age_max == Some(Period::default()) {
+        let place = key.clone().key("log_age_max");
+        problems.push(Problem::at(place, "log_age_max is 0: no output would be kept", "give it a length of time"));
     }
 }
 

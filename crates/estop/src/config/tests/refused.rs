@@ -201,6 +201,7 @@ fn what_makes_no_sense_here_is_refused_at_its_place() {
         (workload("freezable = false\non_breach = \"freeze\""), "on_breach freezes", "", "\"freeze\""),
         (workload("freezable = false\nlimits.pids.freeze = 5"), "pids.freeze freezes", "", "5"),
         (workload("freeze_max = \"0s\""), "freeze_max is 0", "", "\"0s\""),
+        (workload("log_age_max = \"0s\""), "log_age_max is 0", "", "\"0s\""),
         ("[workload.Agent]\ncommand = [\"sh\"]\n".into(), "no name for a workload", "a-z, 0-9", "Agent]"),
         ("[store.\"a b\"]\npath = \"kb\"\n".into(), "no name for a store", "", "\"a b\"]"),
         ("[secret.\"a//b\"]\n".into(), "no name for a secret", "", "\"a//b\"]"),

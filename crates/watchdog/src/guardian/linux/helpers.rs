@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::guardian::evidence::{Evidence, Writing};
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, procfs, ready};
+use super::closer;
+use crate::guardian::evidence::{Evidence, Part, Writing};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready};
 
 /// How long the guardian waits for the look at the tree.
 const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
-/// How many open files of a process are listed, and of all of them.
-const OPEN_OF_ONE: usize = 32;
-const OPEN_OF_ALL: usize = 500;
+/// How many processes a copy tells of: a pipe takes so much at once.
+const PIDS: usize = 1000;
 /// How many copies of the guardian write at the same time.
 const HELPERS: usize = 4;
 
@@ -25,35 +25,57 @@ pub(in crate::guardian) struct Helpers {
 }
 
 impl Helpers {
-    /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over.
-    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) {
+    /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over: the
+    /// processes that it has found, as far as it has told by then.
+    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
+        self.reap();
+        if self.running.len() >= HELPERS {
+            return Vec::new();
+        }
+        let deadline = Instant::now() + CAPTURE_BUDGET;
+        let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
+        match fork() {
+            Ok(None) => {
+                let mut evidence = gather();
+                closer::look_by_thread(&mut evidence, deadline);
+                // At once, or as much of it as there is room for.
+                let found: Vec<u8> = evidence.tree.iter().flat_map(|one| one.process.id.pid.to_ne_bytes()).collect();
+                let _ = rustix::io::write(&gathering, &found);
+                // The end of the pipe is the sign.
+                drop(gathering);
+                write_down(evidence, writing)
+            }
+            Ok(Some(child)) => {
+                drop(gathering);
+                self.running.push(child);
+                // Whatever else happens, the kill goes on.
+                ready::readable(&gathered, deadline.saturating_duration_since(Instant::now()));
+                let mut found = [0; PIDS * size_of::<u32>()];
+                let read = rustix::io::read(&gathered, &mut found).unwrap_or(0);
+                found[..read].as_chunks().0.iter().map(|pid| u32::from_ne_bytes(*pid)).collect()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Gathers evidence where there can be no copy: all that no process can keep its reader waiting for, while the time lasts.
+    #[expect(clippy::unused_self, reason = "as on the other platforms")]
+    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
+        let deadline = Instant::now() + CAPTURE_BUDGET;
+        let mut evidence = gather();
+        closer::look_here(&mut evidence, deadline);
+        evidence
+    }
+
+    /// Lets a copy of this process write evidence down that was gathered before.
+    pub(in crate::guardian) fn write(&mut self, evidence: Evidence, writing: &Writing) {
         self.reap();
         if self.running.len() >= HELPERS {
             return;
         }
-        let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC) else { return };
         match fork() {
-            Ok(None) => {
-                let mut evidence = gather();
-                let mut left = OPEN_OF_ALL;
-                // Only here, in the copy: a process can keep its reader waiting.
-                for process in &mut evidence.tree {
-                    process.arguments = procfs::arguments(process.id);
-                    process.open = procfs::open_list(process.id, OPEN_OF_ONE.min(left));
-                    left = left.saturating_sub(process.open.len());
-                }
-                // Above all not the job's lock: the disk may keep this copy waiting for long.
-                std::mem::forget(gathering);
-                let_go_of_descriptors();
-                writing.recorder.record(&writing.state_dir, &evidence);
-                leave(0);
-            }
-            Ok(Some(child)) => {
-                drop(gathering);
-                // The end of the pipe is the sign; whatever else happens, the kill goes on.
-                ready::readable(&gathered, CAPTURE_BUDGET);
-                self.running.push(child);
-            }
+            Ok(None) => write_down(evidence, writing),
+            Ok(Some(child)) => self.running.push(child),
             Err(_) => {}
         }
     }
@@ -114,6 +136,19 @@ impl Helpers {
             let _ = ended_well(&child, left);
         }
     }
+}
+
+/// In the copy: adds what is known without the processes, and writes it all down.
+fn write_down(mut evidence: Evidence, writing: &Writing) -> ! {
+    let mut pids = writing.pids.clone();
+    pids.extend(evidence.tree.iter().map(|one| one.process.id.pid));
+    pids.extend(evidence.report.iter().flat_map(|report| &report.survivors).map(|survivor| survivor.pid));
+    evidence.kernel = writing.kernel.as_ref().map(|log| log.about(&evidence.job, &pids));
+    // Above all of the job's lock: the disk may keep this copy waiting for long.
+    let_go_of_descriptors();
+    evidence.output = writing.output.as_ref().and_then(Part::read);
+    writing.recorder.record(&writing.state_dir, &evidence);
+    leave(0)
 }
 
 /// Whether the copy has ended, and with code 0; `None` if it has not within `wait`.

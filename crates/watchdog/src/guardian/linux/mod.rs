@@ -1,9 +1,12 @@
 //! What a guardian has from Linux: datagrams with credentials, descriptors to wait for, copies of itself that may block.
 
 mod channel;
+mod closer;
 mod helpers;
+mod kernel_log;
 mod log;
 mod memory;
+mod net;
 mod notify;
 mod sockets;
 mod surroundings;
@@ -18,6 +21,7 @@ use rustix::event::{PollFd, PollFlags};
 
 pub(super) use channel::{NOT_EXECUTABLE, NOT_FOUND, Starter, Told, launch, note_place, settle_in, step_aside};
 pub(super) use helpers::Helpers;
+pub(super) use kernel_log::KernelLog;
 pub(super) use log::{first_data, give_back, open_log};
 pub(super) use memory::stay_in_memory;
 pub(super) use notify::Notify;

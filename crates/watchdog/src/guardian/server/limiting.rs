@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Event, Evidence, Server, State, Trigger};
+use super::{Event, Server, State, Trigger};
 use crate::guardian::log::Log;
 use crate::guardian::spec::event_of;
 use crate::job::{DESCRIPTORS, Way, Woken};
@@ -13,8 +13,6 @@ use crate::throttle::{QUARTER, Shown, Throttle, Verdict, next_rung, way_of};
 
 /// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
 const SAMPLING_SHARE: f64 = 0.01;
-/// The time between two warnings of the same kind.
-const WARNING_PAUSE: Duration = Duration::from_mins(1);
 /// The places of those descriptors of a job by which the kernel tells of limits: of refusals and of pressures.
 const OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - PRESSURES.len() - 2..DESCRIPTORS;
 /// Out of memory is told before the process is ended that had it: so soon is looked again.
@@ -86,20 +84,21 @@ impl Server {
             self.throttle(&breach);
         }
         let Some(event) = event_of(breach.rung, self.prepared.spec.on_breach) else {
-            // One that trembles around its threshold must not fill the log.
-            if self.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
-                return;
-            }
-            self.warned = Some((breach.metric, Instant::now()));
-            let (reason, writing, job) = (breach.to_string(), self.writing(), &self.prepared.job);
-            self.helpers.capture(|| Evidence::gather(job, "warning", None, &reason, Some(breach)), &writing);
+            self.warn(breach);
             return;
         };
         self.record.breach = Some(breach);
         let reason = breach.to_string();
         match event {
             Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
-            Event::BreachFreeze => self.happen(event, Category::Ask, Some(self.freeze_time())),
+            Event::BreachFreeze => {
+                let held = self.state == State::Held;
+                self.happen(event, Category::Ask, Some(self.freeze_time()));
+                // The kernel may say again and again that it refuses more of the same.
+                if !held && self.state == State::Held {
+                    self.keep_reason(reason);
+                }
+            }
             _ => {
                 self.record.blame(StoppedBy::Limit, &reason);
                 self.happen(event, Category::Ask, None);

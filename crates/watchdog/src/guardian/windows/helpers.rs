@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::guardian::evidence::{Evidence, Writing};
+use crate::guardian::evidence::{Evidence, Part, Writing};
 
 /// How many write at the same time.
 const HELPERS: usize = 4;
@@ -21,18 +21,33 @@ pub(in crate::guardian) struct Helpers {
 
 impl Helpers {
     /// Gathers evidence and lets a thread write it down. The system's list of processes waits for none of them.
-    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) {
+    pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
+        let evidence = self.look(gather);
+        self.write(evidence, writing);
+        // Nobody says anything of them that they would have to be known for.
+        Vec::new()
+    }
+
+    /// Gathers evidence.
+    #[expect(clippy::unused_self, reason = "as on the other platforms")]
+    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
+        gather()
+    }
+
+    /// Lets a thread write evidence down that was gathered before.
+    pub(in crate::guardian) fn write(&mut self, mut evidence: Evidence, writing: &Writing) {
         self.running.retain(|thread| !thread.is_finished());
         if self.running.len() >= HELPERS {
             return;
         }
-        let mut evidence = gather();
-        let (recorder, state_dir) = (writing.recorder, writing.state_dir.clone());
+        let (recorder, state_dir, output) = (writing.recorder, writing.state_dir.clone(), writing.output.clone());
+        evidence.kernel = writing.kernel.as_ref().map(|log| log.about(&evidence.job, &writing.pids));
         let write = move || {
             // Only here: a process can keep its reader waiting.
-            for process in &mut evidence.tree {
-                process.arguments = super::arguments(process.id);
+            for one in &mut evidence.tree {
+                one.process.arguments = super::arguments(one.process.id);
             }
+            evidence.output = output.as_ref().and_then(Part::read);
             recorder.record(&state_dir, &evidence);
         };
         // Without a thread there is no evidence; the kill goes on.

@@ -2,6 +2,7 @@
 
 mod channel;
 mod helpers;
+mod kernel_log;
 mod log;
 mod notify;
 mod overlapped;
@@ -17,6 +18,7 @@ use windows_sys::Win32::System::Threading::WaitForMultipleObjects;
 
 pub(super) use channel::{NOT_EXECUTABLE, NOT_FOUND, Starter, Told, launch, note_place, settle_in, step_aside};
 pub(super) use helpers::Helpers;
+pub(super) use kernel_log::KernelLog;
 pub(super) use log::{first_data, give_back, open_log};
 pub(super) use notify::Notify;
 pub(super) use pipe::{Connection, Listener, Received, Return, authorize};

@@ -15,6 +15,7 @@ pub mod ready;
 mod refuse;
 mod sample;
 mod spawn;
+mod stacks;
 mod stranded;
 mod terminal;
 
@@ -486,6 +487,7 @@ impl Job for LinuxJob {
             survivors.extend(escaped.found.iter().map(procfs::survivor));
         }
         survivors.dedup_by_key(|survivor| survivor.pid);
+        stacks::tell(&mut survivors, stacks::by_copy);
         Proof { empty, by: if empty { by } else { Vec::new() }, survivors }
     }
 
@@ -511,6 +513,19 @@ impl Job for LinuxJob {
 
     fn processes(&self, limit: usize) -> Vec<Process> {
         self.members().iter().take(limit).map(procfs::process).collect()
+    }
+
+    fn census(&self, limit: usize) -> (Vec<Process>, u64) {
+        let Some(cgroup) = &self.cgroup else {
+            let members = self.members();
+            let listed = members.iter().take(limit).map(procfs::process).collect();
+            return (listed, members.len().saturating_sub(limit) as u64);
+        };
+        // A look at each of thousands would take longer than there is time.
+        let init = self.child.as_ref().filter(|_| self.namespaces.pid).map(|child| child.id.pid);
+        let all: Vec<u32> = cgroup.processes().into_iter().filter(|pid| Some(*pid) != init).collect();
+        let listed = all.iter().take(limit).filter_map(|pid| procfs::stat(*pid));
+        (listed.map(|stat| procfs::process(&stat)).collect(), all.len().saturating_sub(limit) as u64)
     }
 
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {

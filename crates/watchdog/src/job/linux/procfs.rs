@@ -276,6 +276,7 @@ pub fn survivor(stat: &Stat) -> Survivor {
         command: stat.command.clone(),
         state: stat.state.to_string(),
         wait_channel,
+        stack: Vec::new(),
     }
 }
 
@@ -301,16 +302,6 @@ pub fn arguments(id: ProcessId) -> String {
         return String::new();
     }
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(500).collect()
-}
-
-/// What the process `id` has open, at most `limit` of it: paths, and sockets and pipes by their numbers. Not for a guardian, as
-/// [`arguments`].
-pub fn open_list(id: ProcessId, limit: usize) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{}/fd", id.pid)).into_iter().flatten().flatten();
-    let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-    let list = targets.take(limit).map(|target| target.display().to_string()).collect();
-    // Looked up after they were read: if it is the same process now, they are its own.
-    if identity(id.pid) == Some(id) { list } else { Vec::new() }
 }
 
 /// How many descriptors `pid` has open. Since Linux 6.2 the directory's size says so without a walk.

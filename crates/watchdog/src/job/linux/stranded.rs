@@ -10,6 +10,7 @@ use rustix::process::{Signal, WaitOptions, pidfd_send_signal};
 
 use super::cgroup::{self, Cgroup};
 use super::procfs::{self, Seen};
+use super::stacks;
 use crate::Result;
 use crate::error::Context as _;
 use crate::job::spec::MARKER;
@@ -227,7 +228,8 @@ impl Stranded {
     }
 
     fn prove(&self, left: Left, fault: Option<std::io::Error>) -> Ending {
-        let survivors: Vec<_> = self.members().found.iter().map(procfs::survivor).collect();
+        let mut survivors: Vec<_> = self.members().found.iter().map(procfs::survivor).collect();
+        stacks::tell(&mut survivors, stacks::by_thread);
         let mut by = Vec::new();
         let empty = left == Left::Nothing;
         if empty {

@@ -416,5 +416,6 @@ fn survivor(seen: &Seen) -> Survivor {
         command: process.command,
         state: process.state.to_string(),
         wait_channel: String::new(),
+        stack: Vec::new(),
     }
 }

@@ -1,0 +1,148 @@
+//! Having evidence kept.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Server;
+use crate::guardian::evidence::{Evidence, Occasion, Part, Writing};
+use crate::guardian::log::Log;
+use crate::job::Tier;
+use crate::ladder::{Breach, Metric};
+use crate::stop::StopReport;
+
+/// The time between two warnings of the same kind.
+const WARNING_PAUSE: Duration = Duration::from_mins(1);
+/// How many processes are remembered for what the kernel says of them.
+const REMEMBERED: usize = 1000;
+
+pub(super) const WARNING: &str = "warning";
+pub(super) const BREACH: &str = "breach";
+pub(super) const NOT_PROVEN: &str = "stop-not-proven";
+pub(super) const STOP: &str = "stop";
+
+/// What was kept of the job so far.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// How many pieces.
+    number: u32,
+    /// The last one that is no warning.
+    grave: Option<u32>,
+    /// How much had been written then.
+    output: u64,
+    /// Processes that it is known to have had.
+    pids: Vec<u32>,
+    /// What was warned of last, and when.
+    warned: Option<(Metric, Instant)>,
+    /// What is not written yet.
+    unwritten: Vec<(Evidence, Writing)>,
+}
+
+impl Kept {
+    /// To be written when no copy of the guardian is in the way.
+    pub(super) fn put_off(&mut self, evidence: Evidence, writing: Writing) {
+        self.remember(evidence.tree.iter().map(|one| one.process.id.pid).collect());
+        self.unwritten.push((evidence, writing));
+    }
+
+    pub(super) fn remember(&mut self, pids: Vec<u32>) {
+        self.pids.extend(pids);
+        self.pids.sort_unstable();
+        self.pids.dedup();
+        self.pids.truncate(REMEMBERED);
+    }
+}
+
+impl Server {
+    /// The next piece of evidence, and how it is written.
+    pub(super) fn occasion(&mut self, event: &'static str, report: Option<StopReport>) -> (Occasion, Writing) {
+        let spec = &self.prepared.spec;
+        let log = self.prepared.log.as_ref();
+        let kept = &mut self.kept;
+        kept.number += 1;
+        let grave = event != WARNING;
+        let from = if grave { kept.output } else { 0 };
+        let output = spec.log.as_ref().zip(log).and_then(|(spec, log)| {
+            let (from, to) = log.part(from)?;
+            Some(Part { path: spec.path.clone(), from, to })
+        });
+        let occasion = Occasion {
+            event,
+            number: kept.number,
+            completes: kept.grave.filter(|_| grave && event != BREACH),
+            incident: self.record.incident.clone(),
+            reason: self.record.reason.clone(),
+            breach: self.record.breach,
+            exit: self.record.exit,
+            report,
+            note: spec.note.clone(),
+        };
+        let writing = Writing {
+            recorder: self.recorder,
+            state_dir: spec.state_dir.clone(),
+            output,
+            // What was read once is not there for the next one: a warning leaves it to what follows.
+            kernel: grave.then(|| Arc::clone(&self.prepared.kernel_log)),
+            pids: kept.pids.iter().copied().chain(self.prepared.job.main().map(|main| main.pid)).collect(),
+        };
+        if grave {
+            kept.grave = Some(kept.number);
+            kept.output = log.and_then(Log::written).unwrap_or_default();
+        }
+        (occasion, writing)
+    }
+
+    /// Keeps what there is to say about a job that a limit has frozen, for this reason.
+    pub(super) fn keep_reason(&mut self, reason: String) {
+        let (occasion, writing) = self.occasion(BREACH, None);
+        self.keep_at(Occasion { reason, ..occasion }, &writing);
+    }
+
+    /// Keeps what it is now, before it is asked to end: if it does, nothing is left to look at.
+    pub(super) fn keep_before_it_ends(&mut self) {
+        if self.record.stopped_by.is_none() {
+            return;
+        }
+        let (occasion, writing) = self.occasion(BREACH, None);
+        if !self.looks_by_itself() {
+            return self.keep_at(occasion, &writing);
+        }
+        let job = &self.prepared.job;
+        let evidence = self.helpers.look(|| Evidence::gather(job, occasion));
+        self.kept.put_off(evidence, writing);
+    }
+
+    pub(super) fn write_what_was_put_off(&mut self) {
+        for (evidence, writing) in std::mem::take(&mut self.kept.unwritten) {
+            self.helpers.write(evidence, &writing);
+        }
+    }
+
+    fn keep_at(&mut self, occasion: Occasion, writing: &Writing) {
+        let job = &self.prepared.job;
+        let pids = self.helpers.capture(|| Evidence::gather(job, occasion), writing);
+        self.kept.remember(pids);
+    }
+
+    /// Keeps what there is to say about how its stop went.
+    pub(super) fn keep_report(&mut self, event: &'static str) {
+        let (occasion, writing) = self.occasion(event, self.record.report.clone());
+        let evidence = Evidence::gather(&self.prepared.job, occasion);
+        self.helpers.write(evidence, &writing);
+    }
+
+    /// One that trembles around its threshold must not fill the log.
+    pub(super) fn warn(&mut self, breach: Breach) {
+        if self.kept.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
+            return;
+        }
+        self.kept.warned = Some((breach.metric, Instant::now()));
+        let (occasion, writing) = self.occasion(WARNING, None);
+        let occasion = Occasion { incident: None, reason: breach.to_string(), breach: Some(breach), ..occasion };
+        self.keep_at(occasion, &writing);
+    }
+
+    /// A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there at the kill.
+    pub(super) fn looks_by_itself(&self) -> bool {
+        self.prepared.job.job().tier() == Tier::Tracked
+    }
+}
