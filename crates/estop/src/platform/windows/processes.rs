@@ -49,8 +49,25 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     usage(pid).map(|usage| usage.cpu)
 }
 
-/// Memory that is the process's own, in bytes.
+/// Memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// That nobody else has, in bytes.
+    pub(crate) private: f64,
+    /// Of what it consists, where the system shows it.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// Parts of a process's memory, in bytes: not shown here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    pub(crate) written: f64,
+    pub(crate) clean: f64,
+    pub(crate) shared: f64,
+}
+
+/// Memory of the process `pid`.
 #[expect(clippy::cast_precision_loss, reason = "a size")]
-pub(crate) fn private_memory(pid: u32) -> Option<f64> {
-    usage(pid).map(|usage| usage.memory_bytes as f64)
+pub(crate) fn memory(pid: u32) -> Option<Memory> {
+    usage(pid).map(|usage| Memory { private: usage.memory_bytes as f64, parts: None })
 }
