@@ -34,7 +34,7 @@ impl Measurement {
     /// The middle one of `values`, without a criterion.
     pub(super) fn middle(name: impl Into<String>, unit: Unit, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let value = values.get(values.len() / 2).copied();
+        let value = values.get(values.len().saturating_sub(1) / 2).copied();
         let p99 = values.get((values.len() * 99).div_ceil(100).saturating_sub(1)).copied().filter(|_| values.len() > 1);
         let shown = |number: Option<&f64>| number.map_or_else(String::new, |number| show(*number, unit));
         let detail = match values.len() {
@@ -99,7 +99,7 @@ mod tests {
         let of = |count: u32| Measurement::middle("x", Unit::Seconds, (1..=count).rev().map(f64::from).collect());
         assert_eq!((of(1).value, of(1).p99), (Some(1.0), None), "of one there is no share");
         assert_eq!((of(5).value, of(5).p99), (Some(3.0), Some(5.0)));
-        assert_eq!((of(200).value, of(200).p99), (Some(101.0), Some(198.0)));
+        assert_eq!((of(200).value, of(200).p99), (Some(100.0), Some(198.0)));
         assert_eq!(of(0).value, None);
         assert_eq!(of(0).below(1.0).met, None, "what was not measured meets nothing");
     }

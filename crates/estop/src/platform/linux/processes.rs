@@ -7,6 +7,7 @@ use std::time::Duration;
 use estop_watchdog::job::linux::{self, procfs};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::cli::output::bytes;
 use crate::failure::Result;
 
 /// Clock ticks of a second, as `/proc/PID/stat` counts (`USER_HZ`, the same on every Linux).
@@ -59,23 +60,12 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
 }
 
 /// Memory of a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Memory {
     /// That nobody else has, in bytes.
     pub(crate) private: f64,
-    /// Of what it consists, where the system shows it.
-    pub(crate) parts: Option<Parts>,
-}
-
-/// Parts of a process's memory, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts {
-    /// Private and written to: it exists for this process alone.
-    pub(crate) written: f64,
-    /// Private only because no other process maps these pages of a file at the moment.
-    pub(crate) clean: f64,
-    /// Mapped by others as well.
-    pub(crate) shared: f64,
+    /// Of what that consists, for a person.
+    pub(crate) made_of: String,
 }
 
 /// Memory of the process `pid`. Where the kernel shows no details, private is what is resident and not shared.
@@ -83,15 +73,22 @@ pub(crate) fn memory(pid: u32) -> Option<Memory> {
     let details = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let of = |name: &str| {
         let line = details.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
     };
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
     if let (Some(written), Some(clean)) = (of("Private_Dirty"), of("Private_Clean")) {
         let shared = of("Shared_Dirty").unwrap_or_default() + of("Shared_Clean").unwrap_or_default();
-        return Some(Memory { private: written + clean, parts: Some(Parts { written, clean, shared }) });
+        let made_of = format!(
+            "private: {} written, {} of files that nobody else maps at the moment; {} that it shares with others",
+            bytes(written),
+            bytes(clean),
+            bytes(shared)
+        );
+        return Some(Memory { private: (written + clean) as f64, made_of });
     }
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: Vec<f64> = statm.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     #[expect(clippy::cast_precision_loss, reason = "the size of a page")]
     let private = (pages.get(1)? - pages.get(2)?) * rustix::param::page_size() as f64;
-    Some(Memory { private, parts: None })
+    Some(Memory { private, made_of: "resident and not shared".to_owned() })
 }

@@ -1,11 +1,10 @@
 //! Processes ended by nothing but the system, for comparison.
 
-use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
 /// There are none here.
-pub(crate) struct Bare(Infallible);
+pub(crate) enum Bare {}
 
 impl Bare {
     /// Never here.
@@ -21,7 +20,7 @@ impl Bare {
     /// # Errors
     /// Never here.
     pub(crate) fn wait_for(&mut self, _sign: &Path, _go_on: impl Fn() -> bool) -> Result<(), String> {
-        match self.0 {}
+        match *self {}
     }
 
     /// Never here.
@@ -29,6 +28,6 @@ impl Bare {
     /// # Errors
     /// Never here.
     pub(crate) fn end(self, _frozen: bool) -> Result<Duration, String> {
-        match self.0 {}
+        match self {}
     }
 }

@@ -50,24 +50,16 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
 }
 
 /// Memory of a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Memory {
     /// That nobody else has, in bytes.
     pub(crate) private: f64,
-    /// Of what it consists, where the system shows it.
-    pub(crate) parts: Option<Parts>,
-}
-
-/// Parts of a process's memory, in bytes: not shown here.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts {
-    pub(crate) written: f64,
-    pub(crate) clean: f64,
-    pub(crate) shared: f64,
+    /// Of what that consists, for a person.
+    pub(crate) made_of: String,
 }
 
 /// Memory of the process `pid`.
 #[expect(clippy::cast_precision_loss, reason = "a size")]
 pub(crate) fn memory(pid: u32) -> Option<Memory> {
-    usage(pid).map(|usage| Memory { private: usage.memory_bytes as f64, parts: None })
+    usage(pid).map(|usage| Memory { private: usage.memory_bytes as f64, made_of: "private".to_owned() })
 }

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use estop_watchdog::job::Tier;
 
 use super::{Interrupt, Measurement, Stops, Tree, Unit, middle};
-use crate::cli::output::bytes;
 use crate::failure::{Failure, Result};
-use crate::platform::processes::{Memory, cpu_time, memory};
+use crate::platform::processes::{cpu_time, memory};
 use crate::site::Site;
 
 /// How long one tree is watched, for each round.
@@ -50,7 +49,7 @@ pub(super) fn measure(
             let name = format!("guardian_memory_{processes}_processes");
             let values = taken.iter().map(|taken| taken.private).collect();
             let measured = middle(name, Unit::Bytes, values, Some("the system does not tell")).below(MEMORY);
-            measurements.push(measured.with(&taken.map_or_else(String::new, made_of)));
+            measurements.push(measured.with(&taken.map(|taken| taken.made_of).unwrap_or_default()));
         }
     }
     Ok(measurements)
@@ -64,19 +63,6 @@ fn sampling_in(tier: Tier, interval: Duration) -> String {
         // Without a cgroup's counters a sample costs a look at each process; a guardian bounds what that may cost in all.
         Tier::Namespace | Tier::Tracked => format!("at most {often}: fewer where they are dear, without a cgroup"),
     }
-}
-
-/// Of what its memory consists.
-fn made_of(memory: Memory) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size, for a person")]
-    let shown = |number: f64| bytes(number as u64);
-    let Some(parts) = memory.parts else { return "private".to_owned() };
-    format!(
-        "private: {} written, {} of files that nobody else maps at the moment; {} that it shares with others",
-        shown(parts.written),
-        shown(parts.clean),
-        shown(parts.shared)
-    )
 }
 
 /// The share of one core that the process `pid` used for a while.
