@@ -176,9 +176,15 @@ pub enum Command {
     Doctor,
     /// Measure the success criteria on this host
     Bench {
+        /// Which parts of it; all if none is named
+        #[arg(value_enum)]
+        parts: Vec<BenchPart>,
         /// How often each measurement is repeated
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
+        /// Sizes of the process trees, with commas, in place of 1 to 5,000
+        #[arg(long, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        processes: Vec<u64>,
     },
     /// The configuration
     #[command(subcommand)]
@@ -486,4 +492,17 @@ pub enum ConfigCommand {
 pub enum Scenario {
     /// An agent goes wrong: shreds and encrypts files, spawns children, eats memory
     Runaway,
+}
+
+/// What a bench measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchPart {
+    /// What watching costs; freezing and stopping beside the kernel's own time; how soon limits are acted on
+    Watchdog,
+    /// Snapshots and rollbacks
+    Data,
+    /// Rotations
+    Keys,
+    /// The daemon's memory
+    Daemon,
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-pub use args::{Arguments, Command};
+pub use args::{Arguments, BenchPart, Command};
 pub use output::Output;
 pub use run_args::{Pair, RunArguments};
 

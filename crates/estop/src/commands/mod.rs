@@ -43,7 +43,9 @@ pub fn dispatch(arguments: Arguments, output: &Output) -> ExitCode {
         Command::Completions { shell } => output.end(completions(shell, output)),
         Command::Man => output.end(manual(output)),
         Command::Drill { scenario } => output.end(drill::drill(scenario, output)),
-        Command::Bench { rounds } => output.end(bench::bench(rounds, output)),
+        Command::Bench { parts, rounds, processes } => {
+            output.end(bench::bench(&bench::Wanted { parts, rounds, processes }, output))
+        }
         command => {
             let Arguments { config, state_dir, run_dir, .. } = arguments;
             let choice = Choice { config, state_dir, run_dir };

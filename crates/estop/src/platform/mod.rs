@@ -11,12 +11,12 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    account, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
+    account, bare, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
     terminal, words,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    account, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
+    account, bare, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
     terminal, words,
 };
 

@@ -7,7 +7,7 @@ use estop_integrity::progress::Silent;
 use estop_integrity::{NewSnapshot, NoWriters, RecoveryPoint, RollbackRequest};
 
 use super::interrupt::Interrupt;
-use super::{Measurement, Unit};
+use super::measurement::{Measurement, Unit};
 use crate::engine::stores::Place;
 use crate::failure::{Failure, Result};
 use crate::site::Site;

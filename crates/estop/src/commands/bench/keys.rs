@@ -6,7 +6,7 @@ use estop_secrets::rotate::Request;
 use estop_secrets::{SecretName, SecretValue};
 
 use super::interrupt::Interrupt;
-use super::{Measurement, Unit};
+use super::measurement::{Measurement, Unit};
 use crate::engine::keys::Keys;
 use crate::engine::launch::block_on;
 use crate::failure::{Failure, Result};

@@ -5,12 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::{Measurement, Unit};
+use super::measurement::{Measurement, Unit};
 use crate::brain::api::{self, Call};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::platform::commands::own_program;
-use crate::platform::processes::private_memory;
+use crate::platform::processes::memory;
 use crate::site::Site;
 
 /// How long the daemon may take to be there, and to end.
@@ -48,7 +48,7 @@ pub(super) fn of_brain(dir: &Path, interrupt: &Interrupt) -> Result<Measurement>
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let value = private_memory(daemon.process.id());
+    let value = memory(daemon.process.id()).map(|memory| memory.private);
     Ok(Measurement::middle(NAME, Unit::Bytes, value.into_iter().collect()).with("private, nothing to guard"))
 }
 

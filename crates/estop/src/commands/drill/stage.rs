@@ -20,7 +20,7 @@ use crate::engine::launch::{Launch, Stores, block_on};
 use crate::engine::response;
 use crate::engine::stores::Place;
 use crate::failure::{Failure, Result};
-use crate::platform::processes::private_memory;
+use crate::platform::processes::memory;
 use crate::site::Site;
 
 /// The name of the drill's workload.
@@ -164,7 +164,7 @@ impl Acted {
 /// part of what the agent eats.
 fn memory_max() -> u64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
-    let one = private_memory(std::process::id()).unwrap_or(0.0) as u64;
+    let one = memory(std::process::id()).map_or(0.0, |memory| memory.private) as u64;
     one * u64::from(agent::PROCESSES_AT_MOST) + (128 << 20)
 }
 

@@ -10,8 +10,19 @@ use crate::failure::{Failure, Result};
 pub(crate) const NOTHING: &[&str] = &["true"];
 
 /// Becomes `$1` processes that sleep, itself one of them, and says so in the file `$2`.
-const SLEEPERS: &str =
-    r#"i=1; while [ "$i" -lt "$1" ]; do sleep 1000000 & i=$((i+1)); done; : >"$2"; exec sleep 1000000"#;
+const SLEEPERS: &str = r#"i=1; while [ "$i" -lt "$1" ]; do sleep 600 & i=$((i+1)); done; : >"$2"; exec sleep 600"#;
+/// Starts `$1` processes that fork without pause, each waiting for the one before, and says so in the file `$2`. Whatever happens,
+/// none uses more than a minute of a processor.
+const FORKERS: &str = r#"ulimit -t 60; i=0; while [ "$i" -lt "$1" ]; do (while :; do (:) & wait; done) & i=$((i+1)); done
+: >"$2"; exec sleep 600"#;
+/// A child that does what follows, whose process ID is told in the file `$1`.
+const TOLD: &str = r#"child() { "$@" & echo $! >"$f.part"; mv "$f.part" "$f"; wait; exec sleep 600; }; f=$1; "#;
+/// Takes memory until it is not given more.
+const HOG: &str = "child tail /dev/zero";
+/// Starts processes until one is refused, which ends a shell.
+const REFUSED: &str = "more() { while :; do sleep 600 & done; }; child more";
+/// Uses a processor.
+const SPINNER: &str = "ulimit -t 60; while :; do :; done";
 
 /// This very program, even if its file was replaced meanwhile.
 ///
@@ -27,7 +38,41 @@ pub(crate) fn own_program() -> std::io::Result<std::path::PathBuf> {
 /// # Errors
 /// If the path of `sign` is not UTF-8.
 pub(crate) fn sleepers(count: u64, sign: &Path) -> Result<Vec<String>> {
-    let shown =
-        sign.to_str().ok_or_else(|| Failure::failed("the temporary directory's path is not UTF-8", "set TMPDIR"))?;
-    Ok(["sh", "-c", SLEEPERS, "sh", &count.to_string(), shown].map(str::to_owned).into())
+    Ok(["sh", "-c", SLEEPERS, "sh", &count.to_string(), shown(sign)?].map(str::to_owned).into())
+}
+
+/// A command that becomes `count` processes that fork without pause, and makes the file `sign` when they are there. `None` where
+/// there is no such thing.
+///
+/// # Errors
+/// If the path of `sign` is not UTF-8.
+pub(crate) fn forkers(count: u64, sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(Some(["sh", "-c", FORKERS, "sh", &count.to_string(), shown(sign)?].map(str::to_owned).into()))
+}
+
+/// A command one of whose processes takes memory until it is ended; its ID is in the file `sign` when it is there. `None` where
+/// there is no such thing.
+///
+/// # Errors
+/// If the path of `sign` is not UTF-8.
+pub(crate) fn hog(sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(Some(["sh", "-c", &format!("{TOLD}{HOG}"), "sh", shown(sign)?].map(str::to_owned).into()))
+}
+
+/// A command one of whose processes starts others until one is refused, and then ends; its ID is in the file `sign` when it is
+/// there. `None` where there is no such thing.
+///
+/// # Errors
+/// If the path of `sign` is not UTF-8.
+pub(crate) fn forker_until_refused(sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(Some(["sh", "-c", &format!("{TOLD}{REFUSED}"), "sh", shown(sign)?].map(str::to_owned).into()))
+}
+
+/// A command that uses a processor. `None` where there is no such thing.
+pub(crate) fn spinner() -> Option<Vec<String>> {
+    Some(["sh", "-c", SPINNER].map(str::to_owned).into())
+}
+
+fn shown(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Failure::failed("the temporary directory's path is not UTF-8", "set TMPDIR"))
 }

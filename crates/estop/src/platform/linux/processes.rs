@@ -7,6 +7,7 @@ use std::time::Duration;
 use estop_watchdog::job::linux::{self, procfs};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::cli::output::bytes;
 use crate::failure::Result;
 
 /// Clock ticks of a second, as `/proc/PID/stat` counts (`USER_HZ`, the same on every Linux).
@@ -63,16 +64,36 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     exact.map(Duration::from_nanos).or_else(|| Some(Duration::from_secs_f64(procfs::stat(pid)?.ticks as f64 / TICKS)))
 }
 
-/// Memory that is the process's own, in bytes. Where the kernel shows no details of it, what is resident and not shared.
-pub(crate) fn private_memory(pid: u32) -> Option<f64> {
-    let kibibytes = |line: &str| line.split_whitespace().nth(1)?.parse::<f64>().ok();
+/// Memory of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    /// That nobody else has, in bytes.
+    pub(crate) private: f64,
+    /// Of what that consists, for a person.
+    pub(crate) made_of: String,
+}
+
+/// Memory of the process `pid`. Where the kernel shows no details, private is what is resident and not shared.
+pub(crate) fn memory(pid: u32) -> Option<Memory> {
     let details = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let own: Vec<f64> = details.lines().filter(|line| line.starts_with("Private_")).filter_map(kibibytes).collect();
-    if !own.is_empty() {
-        return Some(own.iter().sum::<f64>() * 1024.0);
+    let of = |name: &str| {
+        let line = details.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    if let (Some(written), Some(clean)) = (of("Private_Dirty"), of("Private_Clean")) {
+        let shared = of("Shared_Dirty").unwrap_or_default() + of("Shared_Clean").unwrap_or_default();
+        let made_of = format!(
+            "private: {} written, {} of files that nobody else maps at the moment; {} that it shares with others",
+            bytes(written),
+            bytes(clean),
+            bytes(shared)
+        );
+        return Some(Memory { private: (written + clean) as f64, made_of });
     }
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: Vec<f64> = statm.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     #[expect(clippy::cast_precision_loss, reason = "the size of a page")]
-    Some((pages.get(1)? - pages.get(2)?) * rustix::param::page_size() as f64)
+    let private = (pages.get(1)? - pages.get(2)?) * rustix::param::page_size() as f64;
+    Some(Memory { private, made_of: "resident and not shared".to_owned() })
 }

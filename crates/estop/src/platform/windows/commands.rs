@@ -27,3 +27,35 @@ pub(crate) fn sleepers(count: u64, sign: &Path) -> Result<Vec<String>> {
     };
     Ok(vec![shown(&program)?, "__helper".into(), "sleepers".into(), count.to_string(), shown(sign)?])
 }
+
+/// There is no `fork` here.
+///
+/// # Errors
+/// Never here.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+pub(crate) fn forkers(_count: u64, _sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(None)
+}
+
+/// What ends for lack of memory here is not ended by the system.
+///
+/// # Errors
+/// Never here.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+pub(crate) fn hog(_sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(None)
+}
+
+/// What is refused a process here is not ended by that.
+///
+/// # Errors
+/// Never here.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+pub(crate) fn forker_until_refused(_sign: &Path) -> Result<Option<Vec<String>>> {
+    Ok(None)
+}
+
+/// There is no command here that does nothing but use a processor.
+pub(crate) fn spinner() -> Option<Vec<String>> {
+    None
+}

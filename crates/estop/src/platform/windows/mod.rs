@@ -1,6 +1,7 @@
 //! The program on Windows.
 
 pub(crate) mod account;
+pub(crate) mod bare;
 pub(crate) mod channel;
 pub(crate) mod commands;
 pub(crate) mod ending;

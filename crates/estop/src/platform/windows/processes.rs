@@ -52,8 +52,17 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     usage(pid).map(|usage| usage.cpu)
 }
 
-/// Memory that is the process's own, in bytes.
+/// Memory of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    /// That nobody else has, in bytes.
+    pub(crate) private: f64,
+    /// Of what that consists, for a person.
+    pub(crate) made_of: String,
+}
+
+/// Memory of the process `pid`.
 #[expect(clippy::cast_precision_loss, reason = "a size")]
-pub(crate) fn private_memory(pid: u32) -> Option<f64> {
-    usage(pid).map(|usage| usage.memory_bytes as f64)
+pub(crate) fn memory(pid: u32) -> Option<Memory> {
+    usage(pid).map(|usage| Memory { private: usage.memory_bytes as f64, made_of: "private".to_owned() })
 }
