@@ -228,7 +228,12 @@ fn begin(spec: &GuardianSpec, dir: &JobDir, latches: &Latches, job: &mut JobObje
     // From here on `now` finds the job; whoever latched before that is found here.
     latches.refuse()?;
     job.spawn()?;
-    dir.write_entry(&Entry { handle: job.job().handle(), ..entry })
+    let by_group = entry.handle.cgroup.is_some();
+    match dir.write_entry(&Entry { handle: job.job().handle(), ..entry }) {
+        // The program may have filled the disk by now. The record from before leads to all of it.
+        Err(_) if by_group => Ok(()),
+        written => written,
+    }
 }
 
 /// Ends what the dead guardian of an earlier job of this name left: its record is the only way to that, and goes now.
