@@ -3,23 +3,17 @@
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
-use estop_secrets::SecretValue;
 use estop_watchdog::guardian::first_data;
-use memchr::memmem;
 use serde_json::json;
 
 use crate::cli::Output;
-use crate::engine::keys::{Keys, ledger};
-use crate::engine::launch::{block_on, check_name};
+use crate::engine::launch::check_name;
+use crate::engine::masks::Masks;
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
 
 /// How often a growing log file is looked at.
 const FOLLOW_POLL: Duration = Duration::from_millis(200);
-/// What stands in a secret's place.
-const MASK: &[u8] = b"***";
-/// A shorter value would be found in half of all words.
-const SHORTEST: usize = 6;
 
 /// Shows a workload's output.
 ///
@@ -30,7 +24,10 @@ pub(super) fn logs(site: &Site, name: &str, follow: bool, output: &Output) -> Re
     let path = site.log_file(name);
     let mut file = std::fs::File::open(&path).map_err(|error| Failure::io("open the output of", &path, &error))?;
     skip_hole(&mut file).map_err(|error| Failure::io("read", &path, &error))?;
-    let mut masks = Masks::of(site, name, output);
+    let mut masks = Masks::default();
+    if let Err(failure) = masks.read(site, name) {
+        output.warn(&format!("secrets in this output are not masked: {}", failure.message));
+    }
     let mut rest = Vec::new();
     loop {
         let read = file.read_to_end(&mut rest).map_err(|error| Failure::io("read", &path, &error))?;
@@ -84,61 +81,4 @@ fn show(name: &str, text: &[u8], output: &Output) -> std::io::Result<()> {
         writeln!(out, "{}", json!({"schema_version": 1, "name": name, "line": line}))?;
     }
     out.flush()
-}
-
-/// The secrets that a workload was ever given, as far as their values are still known.
-struct Masks {
-    values: Vec<SecretValue>,
-    /// How many it had been given when they were read.
-    given: usize,
-}
-
-impl Masks {
-    /// Those of the workload `name`. Says so where they cannot be read.
-    fn of(site: &Site, name: &str, output: &Output) -> Self {
-        let mut masks = Self { values: Vec::new(), given: 0 };
-        if let Err(failure) = masks.read(site, name) {
-            output.warn(&format!("secrets in this output are not masked: {}", failure.message));
-        }
-        masks
-    }
-
-    /// Reads them, if the workload was given more since the last time.
-    fn read(&mut self, site: &Site, name: &str) -> Result<()> {
-        let exposed = ledger(site).exposed_to(name)?;
-        let given = exposed.values().map(std::collections::BTreeSet::len).sum();
-        if given == self.given {
-            return Ok(());
-        }
-        let values = block_on(async {
-            let keys = Keys::open(site).await?;
-            let mut values = Vec::new();
-            for (name, version) in
-                exposed.iter().flat_map(|(name, all)| all.iter().map(move |version| (name, *version)))
-            {
-                // One that was revoked opens nothing any more, and nobody knows it.
-                if let Ok(secret) = keys.store.read(name, Some(version)).await {
-                    values.push(secret.value);
-                }
-            }
-            Ok::<_, Failure>(values)
-        })?;
-        self.values.extend(values.into_iter().filter(|value| value.expose().len() >= SHORTEST));
-        // The longest first: one may be a part of another.
-        self.values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
-        self.given = given;
-        Ok(())
-    }
-
-    fn apply(&self, text: &[u8]) -> Vec<u8> {
-        let mut text = text.to_vec();
-        for value in &self.values {
-            let finder = memmem::Finder::new(value.expose());
-            let places: Vec<usize> = finder.find_iter(&text).collect();
-            for place in places.into_iter().rev() {
-                text.splice(place..place + value.expose().len(), MASK.iter().copied());
-            }
-        }
-        text
-    }
 }

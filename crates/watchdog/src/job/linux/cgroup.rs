@@ -374,9 +374,7 @@ impl Cgroup {
 
     /// The processes in it and below it, without those that are already exiting.
     pub(super) fn processes(&self) -> Vec<u32> {
-        let mut found = Vec::new();
-        collect_processes(&self.id.path, &mut found, 0);
-        found
+        processes_of_group(&self.id.path)
     }
 
     /// Reads its counters. From open files; no allocation.
@@ -505,6 +503,13 @@ impl Pids {
             events: File::open(group.join("pids.events")).ok(),
         })
     }
+}
+
+/// The processes in the cgroup at `path` and below it.
+pub(crate) fn processes_of_group(path: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    collect_processes(path, &mut found, 0);
+    found
 }
 
 /// `cgroup.procs` lists exiting tasks as 0: those are left out, since signalling 0 would reach our own group.

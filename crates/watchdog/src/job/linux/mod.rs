@@ -28,6 +28,7 @@ use crate::monitor::Reading;
 use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
+pub(crate) use cgroup::processes_of_group;
 pub use cgroup::step_aside;
 pub use host::Host;
 use init::Report;
