@@ -25,8 +25,9 @@ use crate::registry::{Entry, JobDir};
 const LOOK_BESIDE: Duration = Duration::from_secs(2);
 /// How often they are looked at where it does not tell.
 const LOOK_ONLY: Duration = Duration::from_millis(100);
-/// A look may cost this share of the time until the next one.
-const LOOK_SHARE: f64 = 0.01;
+/// A look may cost this share of the time until the next one: where nobody tells, and beside that.
+const LOOK_ONLY_SHARE: f64 = 0.01;
+const LOOK_BESIDE_SHARE: f64 = 0.001;
 /// How long after a change it is written, at least.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// What is written of a history in a second, in bytes, for long.
@@ -34,8 +35,8 @@ const WRITE_RATE: f64 = 256.0 * 1024.0;
 /// How long after a change it is written at the earliest: what a process is called with has been read by then, and most commands
 /// have ended.
 const SETTLE: Duration = Duration::from_millis(200);
-/// How long after a failure it is written again.
-const WRITE_AGAIN: Duration = Duration::from_secs(10);
+/// How long after a failure it is written again. On a full disk others need what little room is made.
+const WRITE_AGAIN: Duration = Duration::from_mins(1);
 /// How long arguments stay unmasked in memory.
 const MASK_EVERY: Duration = Duration::from_millis(250);
 /// As long as what happens concerns nobody who is followed, it is taken at most this often: a busy host has thousands of other
@@ -400,8 +401,8 @@ impl Desk {
             }
             // One that was removed to make room for others, and goes on.
             following.lineage.changed |= !self.store.has(&entry.name, &entry.id);
-            let every = if told { LOOK_BESIDE } else { LOOK_ONLY };
-            following.look_at = Instant::now() + every.max(started.elapsed().div_f64(LOOK_SHARE));
+            let (every, share) = if told { (LOOK_BESIDE, LOOK_BESIDE_SHARE) } else { (LOOK_ONLY, LOOK_ONLY_SHARE) };
+            following.look_at = Instant::now() + every.max(started.elapsed().div_f64(share));
         }
     }
 
