@@ -68,8 +68,6 @@ pub(super) enum Event {
     Exec { process: u32 },
     /// A thread has ended; the first one of its process or another.
     Exit { process: u32, leader: bool, status: i32, at: Timestamp },
-    /// What a thread has used by its end.
-    Used { process: u32, used: Used },
 }
 
 /// Which job it is.
@@ -469,3 +467,6 @@ pub(super) fn answer(status: i32) -> Exit {
         signal => Exit { code: None, signal: Some(signal) },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::lineage::{Event, Job, Lineage};
+use super::lineage::{Event, Job, Lineage, Used};
 use super::pace::Pace;
 use super::platform::{self, Stream, Taken, Waker};
 use super::words::Reader;
@@ -49,6 +49,8 @@ const ALERT: Duration = Duration::from_millis(50);
 const LAST_ENDS: Duration = Duration::from_millis(200);
 /// How long what this process started is remembered after its end without anybody having said what it was.
 const UNCLAIMED: Duration = Duration::from_secs(10);
+/// How many records of what was used are kept until the next word.
+const EARLY: usize = 4096;
 /// How many batches are taken before anything else is seen to.
 const BATCHES: usize = 16;
 /// How long somebody waits for the tracker to have written everything.
@@ -158,6 +160,8 @@ struct Desk {
     of: HashMap<u32, u32>,
     /// What was told and not noted yet.
     events: Vec<Event>,
+    /// What was used by processes of whose start there was no word yet: most are nobody's.
+    early: Vec<(u32, Used)>,
     /// When nothing more was told.
     drained: Timestamp,
     /// When something last concerned somebody.
@@ -180,6 +184,7 @@ impl Desk {
             jobs: HashMap::new(),
             of: HashMap::new(),
             events: Vec::new(),
+            early: Vec::new(),
             drained: Timestamp::now(),
             concerned: Instant::now(),
             mask_at: Instant::now(),
@@ -221,7 +226,7 @@ impl Desk {
         due.min().map_or(Duration::from_mins(1), |due| due.saturating_duration_since(now))
     }
 
-    /// Takes what was told.
+    /// Takes what was told: what happened, and then what was used by those who have ended.
     fn take(&mut self) {
         for _ in 0..BATCHES {
             let before = self.drained;
@@ -229,7 +234,6 @@ impl Desk {
             let Taken { more, lost, over } = self.stream.take(|event| events.push(event));
             events.drain(..).for_each(|event| self.note(event));
             self.events = events;
-            self.settle();
             let now = Timestamp::now();
             if lost || over {
                 for following in self.jobs.values_mut() {
@@ -243,16 +247,29 @@ impl Desk {
             }
             if !more {
                 self.drained = now;
-                return;
+                break;
             }
         }
+        // Who started and ended since the last word was taken is known by now.
+        for (process, used) in std::mem::take(&mut self.early) {
+            if let Some(following) = self.of.get(&process).and_then(|guardian| self.jobs.get_mut(guardian)) {
+                following.lineage.used(process, used);
+            }
+        }
+        let (of, jobs, early) = (&self.of, &mut self.jobs, &mut self.early);
+        self.stream.take_used(|process, used| match of.get(&process).and_then(|guardian| jobs.get_mut(guardian)) {
+            Some(following) => following.lineage.used(process, used),
+            None if early.len() < EARLY => early.push((process, used)),
+            None => {}
+        });
+        self.settle();
     }
 
     fn note(&mut self, event: Event) {
         let process = match &event {
             Event::Fork { parent, .. } => *parent,
             Event::Thread { process } | Event::Exec { process } => *process,
-            Event::Exit { process, .. } | Event::Used { process, .. } => *process,
+            Event::Exit { process, .. } => *process,
         };
         let guardian = match (self.of.get(&process), &event) {
             (Some(&guardian), _) => guardian,
@@ -274,7 +291,6 @@ impl Desk {
             }
             Event::Thread { process } => lineage.thread(process),
             Event::Exec { process } => lineage.exec(process, &mut self.reader),
-            Event::Used { process, used } => lineage.used(process, used),
             Event::Exit { process, leader: true, .. } if process == guardian => {
                 following.ended = Some(Instant::now());
                 self.of.remove(&process);

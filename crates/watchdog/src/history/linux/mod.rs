@@ -16,7 +16,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub use look::owner_of;
 pub(super) use look::{look, words};
 
-use super::lineage::Event;
+use super::lineage::{Event, Used};
 use crate::error::Context as _;
 use connector::Connector;
 use taskstats::Taskstats;
@@ -82,15 +82,17 @@ impl Stream {
         let _ = poll(&mut [PollFd::new(&*waker.0, PollFlags::IN)], Some(&limit));
     }
 
-    /// Takes what the kernel has told since the last time, in order, at most a batch of it: `more` if there may be more. What was
-    /// used comes last, so that whoever was told of an end by then knows that too. `lost`: the kernel had no room for some of it.
+    /// Takes what the kernel has told since the last time, in order, at most a batch of it: `more` if there may be more. `lost`: the
+    /// kernel had no room for some of it.
     pub(super) fn take(&mut self, mut each: impl FnMut(Event)) -> Taken {
-        let Some((connector, taskstats)) = &mut self.told else { return Taken::default() };
-        let taken = connector.take(BATCH, &mut each);
-        if let Some(taskstats) = taskstats {
-            taskstats.take(&mut each);
+        self.told.as_mut().map_or_else(Taken::default, |(connector, _)| connector.take(BATCH, &mut each))
+    }
+
+    /// Takes what those used who have ended since the last time. The kernel tells it before it tells of the end.
+    pub(super) fn take_used(&mut self, each: impl FnMut(u32, Used)) {
+        if let Some((_, Some(taskstats))) = &mut self.told {
+            taskstats.take(each);
         }
-        taken
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::netlink::GENERIC;
 use rustix::time::Timespec;
 
-use super::super::lineage::{Event, Used};
+use super::super::lineage::Used;
 use super::netlink::{Received, Socket, attribute, attributes, long, messages, verdict, word};
 
 /// `GENL_ID_CTRL` with `CTRL_CMD_GETFAMILY`, and its attributes.
@@ -70,12 +70,13 @@ impl Taskstats {
     }
 
     /// Takes what was told. What the kernel had no room for is missing from the figures of some processes, and nowhere else.
-    pub(super) fn take(&mut self, each: &mut impl FnMut(Event)) {
+    pub(super) fn take(&mut self, mut each: impl FnMut(u32, Used)) {
         loop {
             match self.socket.receive() {
                 Received::Messages(datagram) => {
                     let bodies = messages(datagram).filter(|(kind, _)| *kind == self.family);
-                    bodies.filter_map(|(_, body)| used(body.get(GENERIC_HEAD..)?)).for_each(&mut *each);
+                    let records = bodies.filter_map(|(_, body)| used(body.get(GENERIC_HEAD..)?));
+                    records.for_each(|(process, used)| each(process, used));
                 }
                 Received::Lost => {}
                 Received::Nothing | Received::Broken => return,
@@ -106,7 +107,7 @@ fn answer<T>(socket: &mut Socket, understood: impl Fn(u16, &[u8]) -> Option<io::
 
 /// What the attributes of a message say of a thread. A process's sums have no memory in them and come only for those with
 /// threads: the sums are made of the threads here.
-fn used(body: &[u8]) -> Option<Event> {
+fn used(body: &[u8]) -> Option<(u32, Used)> {
     let (_, nested) = attributes(body).find(|(kind, _)| *kind == OF_A_THREAD)?;
     let (_, stats) = attributes(nested).find(|(kind, _)| *kind == STATS)?;
     let version = u16::from_ne_bytes(stats.get(..2)?.try_into().ok()?);
@@ -128,5 +129,5 @@ fn used(body: &[u8]) -> Option<Event> {
         leader: word(stats, THREAD)? == process,
         command: String::from_utf8_lossy(command).into_owned(),
     };
-    Some(Event::Used { process, used })
+    Some((process, used))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::lineage::{Event, Seen};
+use super::lineage::{Event, Seen, Used};
 use super::words::Raw;
 use crate::guardian::Client;
 use crate::job::ProcessId;
@@ -63,6 +63,9 @@ impl Stream {
     pub(super) fn take(&mut self, _each: impl FnMut(Event)) -> Taken {
         Taken::default()
     }
+
+    #[expect(clippy::unused_self, reason = "elsewhere there is something to take")]
+    pub(super) fn take_used(&mut self, _each: impl FnMut(u32, Used)) {}
 }
 
 /// How taking went.
