@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::words::Words;
 use super::{ENDED_BYTES, ENDED_LIMIT, GAPS_LIMIT, Gap, Member};
+use crate::job::{Exit, ProcessId};
 
 /// A process, with its words as they may still be on their way.
 #[derive(Clone, Debug)]
@@ -65,6 +66,13 @@ impl Book {
         }
     }
 
+    /// How `id` ended, if that is not known otherwise.
+    pub(super) fn answer(&mut self, id: ProcessId, exit: Exit) {
+        if let Some(line) = self.ended.iter_mut().rev().find(|line| line.member.id == id) {
+            line.member.exit.get_or_insert(exit);
+        }
+    }
+
     /// One that was only counted has ended.
     pub(super) fn omit(&mut self) {
         self.omitted += 1;
@@ -120,7 +128,6 @@ impl Book {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::job::ProcessId;
 
     fn line(pid: u32, arguments: usize) -> Line {
         let member = Member {

@@ -58,7 +58,7 @@ pub(super) struct Used {
 }
 
 /// What is told of processes.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     /// A process has started another.
     Fork { parent: u32, child: ProcessId, at: Timestamp },
@@ -157,12 +157,26 @@ impl Lineage {
         !self.places.values().any(|place| !matches!(place, Place::Outside(..)))
     }
 
+    /// A process is started somewhere, `child`. If its ID was one's of these, the word of that one's end was lost.
+    pub(super) fn has_lost(&mut self, child: ProcessId, at: Timestamp) -> bool {
+        let lost = match self.places.get(&child.pid) {
+            Some(Place::Inside(seat)) => !seat.is(child),
+            Some(Place::Outside(id, _)) => id.start_time.abs_diff(child.start_time) > START_SLACK,
+            Some(Place::Counted) | None => false,
+        };
+        if lost {
+            self.end(child.pid, None, at);
+        }
+        lost
+    }
+
     pub(super) fn fork(&mut self, parent: u32, child: ProcessId, at: Timestamp) {
-        self.changed = true;
-        if self.places.contains_key(&child.pid) {
-            // A look was faster than the word of it.
+        let known = parent == self.guardian || self.places.contains_key(&parent);
+        // Or a look was faster than the word of it.
+        if !known || self.places.contains_key(&child.pid) {
             return;
         }
+        self.changed = true;
         if parent == self.guardian {
             self.places.insert(child.pid, Place::Outside(child, at));
             return;
@@ -306,6 +320,10 @@ impl Lineage {
                 Some(Place::Counted) => self.book.omit(),
                 _ => {}
             }
+        }
+        if let Some((id, Some(exit))) = main {
+            // A look may have missed it already.
+            self.book.answer(id, exit);
         }
         self.places.clear();
         self.changed = true;

@@ -266,6 +266,12 @@ impl Desk {
     }
 
     fn note(&mut self, event: Event) {
+        if let Event::Fork { child, at, .. } = &event
+            && let Some(before) = self.of.get(&child.pid).and_then(|guardian| self.jobs.get_mut(guardian))
+            && before.lineage.has_lost(*child, *at)
+        {
+            self.of.remove(&child.pid);
+        }
         let process = match &event {
             Event::Fork { parent, .. } => *parent,
             Event::Thread { process } | Event::Exec { process } => *process,
@@ -287,7 +293,9 @@ impl Desk {
         match event {
             Event::Fork { parent, child, at } => {
                 lineage.fork(parent, child, at);
-                self.of.insert(child.pid, guardian);
+                if lineage.holds(child.pid) {
+                    self.of.insert(child.pid, guardian);
+                }
             }
             Event::Thread { process } => lineage.thread(process),
             Event::Exec { process } => lineage.exec(process, &mut self.reader),
@@ -411,7 +419,9 @@ impl Desk {
             let started = Instant::now();
             if let Some(seen) = platform::look(dir, entry) {
                 following.lineage.looked(seen, Timestamp::now(), &mut self.reader);
-                for process in following.lineage.pids() {
+                let lineage = &following.lineage;
+                self.of.retain(|pid, of| of != guardian || pid == guardian || lineage.holds(*pid));
+                for process in lineage.pids() {
                     self.of.entry(process).or_insert(*guardian);
                 }
             }

@@ -99,6 +99,18 @@ fn a_process_ends_with_its_last_thread() {
 }
 
 #[test]
+fn an_id_that_was_given_to_another_is_let_go() {
+    let (mut lineage, mut reader) = begun();
+    assert!(!lineage.has_lost(id(MAIN, 2), at(2)), "the same one");
+    assert!(lineage.has_lost(id(MAIN, 50), at(50)));
+    assert_eq!(told(&mut lineage), [(2, None, true)]);
+    // What another starts is not the job's.
+    lineage.fork(MAIN, id(BASE + 3, 51), at(51));
+    lineage.exec(BASE + 3, &mut reader);
+    assert!(!lineage.holds(BASE + 3));
+}
+
+#[test]
 fn a_look_finds_what_nobody_told_of_and_takes_nothing_for_another() {
     let (mut lineage, mut reader) = begun();
     let other = BASE + 6;
@@ -132,6 +144,13 @@ fn where_nobody_tells_a_look_knows_the_ends_of_those_who_wait_to_be_reaped() {
     assert_eq!(told(&mut lineage), [(8, code(3), true), (2, None, false)]);
     lineage.close(at(6), Some((id(MAIN, 2), code(4))));
     assert_eq!(told(&mut lineage), [(8, code(3), true), (2, code(4), true)]);
+    // A look was faster than the word of the job's end.
+    let mut faster = Lineage::new(GUARDIAN, Source::Sampled);
+    faster.job = Some(job());
+    faster.looked(vec![seen(MAIN, 2)], at(4), &mut reader);
+    faster.looked(Vec::new(), at(5), &mut reader);
+    faster.close(at(6), Some((id(MAIN, 2), code(4))));
+    assert_eq!(told(&mut faster), [(2, code(4), true)]);
     assert!(!lineage.history(at(7), true, &mut Nothing).unwrap().is_complete());
 }
 
