@@ -102,8 +102,7 @@ impl Book {
 
     /// After masking, which makes what was read short: counts again what is held.
     pub(super) fn settle(&mut self) {
-        for line in self.ended.iter_mut().filter(|line| line.words.as_ref().is_some_and(|words| words.raw().is_some()))
-        {
+        for line in self.ended.iter_mut().filter(|line| line.words.as_ref().is_some_and(|words| words.is_decided())) {
             line.member = line.member();
             line.words = None;
         }

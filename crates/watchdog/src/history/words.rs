@@ -67,6 +67,11 @@ impl Words {
         self.shown.get().cloned().flatten()
     }
 
+    /// Whether it is decided what may be shown: what has been read since the last masking is not.
+    pub(super) fn is_decided(&self) -> bool {
+        self.shown.get().is_some()
+    }
+
     /// Whether they were read and nobody has decided yet what may be shown.
     fn is_undecided(&self) -> bool {
         self.raw.get().is_some() && self.shown.get().is_none()
