@@ -163,6 +163,11 @@ impl Site {
         self.state_dir.join("logs").join(format!("{name}.log"))
     }
 
+    /// Where the histories of jobs are kept.
+    pub fn history(&self) -> PathBuf {
+        self.state_dir.join("history")
+    }
+
     /// What shows that the daemon is there, and where.
     pub fn brain_socket(&self) -> PathBuf {
         self.run_dir.join(channel::NAME)

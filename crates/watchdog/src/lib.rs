@@ -8,11 +8,13 @@
 //! * [`guardian`]: the small process that holds one job, and how it is spoken to.
 //! * [`emergency`]: stopping all jobs, with or without their guardians.
 //! * [`latch`]: what keeps everything stopped until a person says otherwise.
+//! * [`history`]: which processes were in a job.
 //! * [`registry`]: the run directory, in which jobs are found.
 
 pub mod emergency;
 mod error;
 pub mod guardian;
+pub mod history;
 pub mod job;
 pub mod ladder;
 pub mod latch;

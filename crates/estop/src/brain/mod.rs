@@ -22,6 +22,7 @@ use estop_watchdog::stop::StoppedBy;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OnceCell, mpsc};
 
+use crate::engine::history::Histories;
 use crate::engine::keys::Keys;
 use crate::engine::response;
 use crate::failure::{Code, Failure, Result};
@@ -61,6 +62,7 @@ pub struct Brain {
     site: Site,
     /// Opened when they are first needed: a Vault that is away must not keep running jobs from being adopted.
     keys: OnceCell<Keys>,
+    histories: Histories,
     started: Instant,
     known: Mutex<BTreeMap<String, Known>>,
     /// Changes with what is known.
@@ -88,6 +90,7 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
         inboxes.push((name.clone(), inbox));
     }
     let brain = Arc::new(Brain {
+        histories: Histories::keep(&site),
         site,
         keys: OnceCell::new(),
         started: Instant::now(),
@@ -118,6 +121,9 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
     if stop_workloads {
         brain.stop_all(supervisors).await;
     }
+    let histories = Arc::clone(&brain);
+    // What is not written by then is missing from the histories, which say so.
+    let _ = tokio::task::spawn_blocking(move || histories.histories.close()).await;
     let _ = std::fs::remove_file(brain.site.brain_socket());
     drop(lock);
     Ok(())
@@ -206,6 +212,8 @@ impl Brain {
         if dir.is_alive()? || entry.starter.and_then(Watched::open).is_some() {
             return Ok(());
         }
+        let exit = dir.outcome()?.and_then(|outcome| outcome.exit);
+        self.histories.end(dir.name(), &entry.id, Some(&entry), exit);
         let outcome = if let Some(outcome) = dir.outcome()? {
             Some(outcome)
         } else {

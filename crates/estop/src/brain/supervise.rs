@@ -207,6 +207,7 @@ impl Supervisor {
     fn begin(&self, dir: JobDir, id: String, ended: watch::Receiver<bool>, since: Instant) -> Running {
         let ready = self.definition().ready.is_some().then_some(false);
         self.brain.learn(&self.name, |known| (known.running, known.ready) = (true, ready));
+        self.brain.histories.follow(&dir, &id);
         let health = health::watch(&self.brain, &self.name, dir.clone());
         Running { dir, id, ended, health, since }
     }
@@ -383,7 +384,10 @@ impl Supervisor {
     /// Takes note of how a job ended, ends what is left of it, and carries its incident through.
     async fn settle(&mut self, dir: &JobDir, id: &str) -> Result<Option<Outcome>> {
         let entry = dir.entry()?.filter(|entry| entry.id == id);
-        let Some(outcome) = dir.outcome_of(id)? else {
+        let outcome = dir.outcome_of(id)?;
+        let exit = outcome.as_ref().and_then(|outcome| outcome.exit);
+        self.brain.histories.end(&self.name, id, entry.as_ref(), exit);
+        let Some(outcome) = outcome else {
             self.settle_lost(dir, id, entry).await?;
             return Ok(None);
         };

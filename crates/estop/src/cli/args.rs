@@ -108,10 +108,13 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show a workload's processes
+    /// Show a workload's processes, those that have ended too
     Inspect {
         /// Its name
         name: String,
+        /// Show an earlier job of it
+        #[arg(long, value_name = "ID")]
+        job: Option<String>,
     },
     /// Snapshots of a store: a configured name, or any directory's path
     #[command(subcommand)]

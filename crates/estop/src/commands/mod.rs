@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod doctor;
 mod helper;
 mod incident;
+mod inspect;
 pub(crate) mod logging;
 mod logs;
 mod now;
@@ -83,7 +84,7 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Limit(command) => workload::limit(site, command, output),
         Command::Status => status::status(site, output),
         Command::Logs { name, follow } => logs::logs(site, &name, follow, output),
-        Command::Inspect { name } => status::inspect(site, &name, output),
+        Command::Inspect { name, job } => inspect::inspect(site, &name, job.as_deref(), output),
         Command::Snapshot(command) => snapshot::snapshot(site, command, output),
         Command::Rollback { store, to, paths, dry_run, force, privileges } => {
             snapshot::rollback(site, &store, &to, &paths, snapshot::How { dry_run, force, privileges }, output)

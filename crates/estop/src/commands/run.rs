@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::now::survivor;
 use crate::cli::{Arguments, Output, Pair, RunArguments, output};
 use crate::config::{Command as Argv, Enforce, OnBrainLoss, Period, Workload};
+use crate::engine::history::Histories;
 use crate::engine::keys::Keys;
 use crate::engine::launch::{Launch, Stores, block_on, check_name, limits};
 use crate::engine::response;
@@ -100,13 +101,20 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
         launch.guardian_spec(keys.as_ref(), &stores).await
     })?;
     foreground.keep_signals();
+    let histories = Histories::keep(&site);
     let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
     drop(spec);
-    if guardian.dir.entry()?.is_some_and(|entry| entry.tier == Tier::Tracked) {
+    histories.follow(&guardian.dir, &guardian.id);
+    let entry = guardian.dir.entry()?;
+    if entry.as_ref().is_some_and(|entry| entry.tier == Tier::Tracked) {
         inherit_orphans()?;
     }
     foreground.wait(&mut guardian.process, &guardian.dir);
-    let Some(outcome) = guardian.dir.outcome_of(&guardian.id)? else {
+    let outcome = guardian.dir.outcome_of(&guardian.id)?;
+    let exit = outcome.as_ref().and_then(|outcome| outcome.exit);
+    // It is written while the rest goes on, and waited for at the end.
+    histories.end(&name, &guardian.id, entry.as_ref(), exit);
+    let Some(outcome) = outcome else {
         return Err(lost(&site, &guardian, &stores, output));
     };
     let incident = match recover(&site, &outcome, &stores, output) {

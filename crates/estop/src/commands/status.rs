@@ -1,4 +1,4 @@
-//! `estop status` and `estop inspect`: what there is.
+//! `estop status`: what there is.
 
 mod data;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use anstyle::AnsiColor;
 use estop_watchdog::guardian::Client;
 use estop_watchdog::guardian::table::State;
-use estop_watchdog::guardian::wire::{Listing, Status};
+use estop_watchdog::guardian::wire::Status;
 use estop_watchdog::job::Limits;
 use estop_watchdog::ladder::{Metric, Step, Thresholds, Unit};
 use estop_watchdog::latch::Latched;
@@ -135,7 +135,7 @@ fn workload(
     Value::Object(fields)
 }
 
-fn running(status: &Status, known: &Known) -> Value {
+pub(super) fn running(status: &Status, known: &Known) -> Value {
     let state = match status.state {
         // It runs, and does not do its work yet.
         State::Running if known.ready == Some(false) => "starting",
@@ -266,38 +266,4 @@ fn cell(column: &str, value: &Value) -> String {
 
 fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Shows a workload's processes.
-///
-/// # Errors
-/// If it does not run.
-pub(super) fn inspect(site: &Site, name: &str, output: &Output) -> Result<Code> {
-    let mut client = super::workload::client(site, name)?;
-    let (status, Listing { processes, omitted }) = (client.status()?, client.inspect()?);
-    let answer = json!({
-        "schema_version": 1, "name": name, "status": running(&status, &Known::default()), "processes": processes, "processes_omitted": omitted,
-    });
-    output.result(&answer, |_| {
-        let rows: Vec<Vec<String>> = processes
-            .iter()
-            .map(|process| {
-                let command = if process.arguments.is_empty() {
-                    format!("[{}]", process.command)
-                } else {
-                    process.arguments.clone()
-                };
-                vec![
-                    process.id.pid.to_string(),
-                    process.parent.to_string(),
-                    process.state.to_string(),
-                    output::bytes(process.memory_bytes),
-                    command,
-                ]
-            })
-            .collect();
-        let more = if omitted > 0 { format!("\nand {omitted} more") } else { String::new() };
-        output::table(&["pid", "parent", "state", "memory", "command"], &rows) + &more
-    });
-    Ok(Code::Done)
 }

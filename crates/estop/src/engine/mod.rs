@@ -1,6 +1,7 @@
 //! The pillars wired together: what one needs of another, given to it.
 
 pub mod ballast;
+pub mod history;
 pub mod keys;
 pub mod launch;
 pub mod masks;

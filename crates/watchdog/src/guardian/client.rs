@@ -118,12 +118,20 @@ impl Client {
         self.ask(Order::new(Verb::Status, 0), PROMPT)
     }
 
+    /// The job's processes, without their arguments.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn listing(&mut self) -> Result<Listing> {
+        self.ask(Order::new(Verb::Inspect, 0), PROMPT)
+    }
+
     /// The job's processes.
     ///
     /// # Errors
     /// As for [`Client::ask`].
     pub fn inspect(&mut self) -> Result<Listing> {
-        let mut listing: Listing = self.ask(Order::new(Verb::Inspect, 0), PROMPT)?;
+        let mut listing = self.listing()?;
         for process in &mut listing.processes {
             process.arguments = platform::arguments(process.id);
         }

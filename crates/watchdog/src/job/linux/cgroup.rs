@@ -398,9 +398,7 @@ impl Cgroup {
 
     /// The processes in it and below it, without those that are already exiting.
     pub(super) fn processes(&self) -> Vec<u32> {
-        let mut found = Vec::new();
-        collect_processes(&self.id.path, &mut found, 0);
-        found
+        processes_of_group(&self.id.path)
     }
 
     /// Reads its counters. From open files; no allocation.
@@ -470,6 +468,13 @@ impl Cgroup {
             remove_if_last(group);
         }
     }
+}
+
+/// The processes in the cgroup at `path` and below it.
+pub(crate) fn processes_of_group(path: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    collect_processes(path, &mut found, 0);
+    found
 }
 
 /// `cgroup.procs` lists exiting tasks as 0: those are left out, since signalling 0 would reach our own group.

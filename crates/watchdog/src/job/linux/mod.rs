@@ -36,6 +36,7 @@ use crate::monitor::{PRESSURES, Reading};
 use crate::registry::Handle;
 use crate::{Error, Result};
 use cgroup::Cgroup;
+pub(crate) use cgroup::processes_of_group;
 pub use cgroup::step_aside;
 use confinement::Confinement;
 pub use host::Host;

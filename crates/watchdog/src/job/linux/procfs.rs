@@ -26,8 +26,12 @@ pub struct Stat {
     pub state: char,
     /// CPU time in clock ticks, its reaped children's included.
     pub ticks: u64,
+    /// CPU time in clock ticks, its own alone.
+    pub own_ticks: u64,
     /// Resident memory in pages.
     pub resident: u64,
+    /// How it ended, as `wait(2)` says it; 0 while it has not, or where that is not this process's business.
+    pub status: i32,
 }
 
 impl Stat {
@@ -109,7 +113,9 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         command: command.to_owned(),
         state: fields.first()?.chars().next()?,
         ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+        own_ticks: number(11)? + number(12)?,
         resident: number(21)?,
+        status: fields.get(49).and_then(|field| field.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -214,6 +220,17 @@ pub fn descendants(roots: &[u32]) -> Vec<Stat> {
 
 /// The processes below `roots`, by parentage, without the roots themselves and without dead ones.
 pub fn below(roots: &[u32]) -> Seen {
+    let mut seen = kin(roots);
+    seen.found.retain(|process| !process.is_dead());
+    seen
+}
+
+/// The processes below `root`, by parentage, without itself, and with those that were not reaped.
+pub fn offspring(root: u32) -> Vec<Stat> {
+    kin(&[root]).found
+}
+
+fn kin(roots: &[u32]) -> Seen {
     let Seen { found: all, fault } = processes(|_| Ok(true));
     let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
     for (index, process) in all.iter().enumerate() {
@@ -227,9 +244,7 @@ pub fn below(roots: &[u32]) -> Seen {
             let process = &all[index];
             if seen.insert(process.id.pid) {
                 waiting.push(process.id.pid);
-                if !process.is_dead() {
-                    found.push(process.clone());
-                }
+                found.push(process.clone());
             }
         }
     }
