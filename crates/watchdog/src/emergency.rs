@@ -97,6 +97,8 @@ pub struct Stopped {
     pub latched: bool,
     /// Whether every latch that was to be set is on the device.
     pub latch_durable: bool,
+    /// The cgroups of jobs that their guardians have proven empty.
+    settled: Vec<PathBuf>,
     /// Jobs of which nothing was there, and whose guardians did not answer: they may be about to start their program.
     starting: Vec<JobDir>,
 }
@@ -277,7 +279,11 @@ fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
 /// Hears the guardian out, or ends the job without it.
 fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     match order.client.as_mut().map(|client| hear(client, &order.dir, order.sent, request)) {
-        Some(Heard::Report(report)) if report.proven_empty => return stopped.jobs.push(*report),
+        Some(Heard::Report(report)) if report.proven_empty => {
+            let cgroup = order.known.as_ref().and_then(|(entry, _)| entry.handle.cgroup.as_ref());
+            stopped.settled.extend(cgroup.map(|cgroup| cgroup.path.clone()));
+            return stopped.jobs.push(*report);
+        }
         Some(Heard::Report(report)) => return stopped.jobs.push(end_unproven(&order.dir, *report)),
         Some(Heard::Refused) if matches!(order.dir.outcome(), Ok(Some(_))) => return,
         _ => {}
@@ -375,7 +381,7 @@ fn end_unrecorded(instance: &Instance, request: Request<'_>, stopped: &mut Stopp
         Groups::All => None,
         Groups::Nobodys => return,
     };
-    let unrecorded = platform::unrecorded(group, &|name| concerns(request.names, name));
+    let unrecorded = platform::unrecorded(group, &|name| concerns(request.names, name), &stopped.settled);
     stopped.searched.extend(unrecorded.searched);
     stopped.doubts.extend(unrecorded.doubts);
     // A populated group is a job; what was just ended, or is still being put together by its guardian, is empty.

@@ -4,6 +4,7 @@ mod text;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use estop_watchdog::Error;
 use estop_watchdog::guardian::wire::Status;
 use estop_watchdog::guardian::{Client, Watched};
 use estop_watchdog::history::{self, Gap, History, Member, Present, Store};
@@ -38,7 +39,7 @@ pub(super) fn inspect(site: &Site, name: &str, job: Option<&str>, output: &Outpu
         (None, None) => jobs.last().cloned(),
     };
     let Some(id) = found else { return Err(unknown(name, job, &jobs)) };
-    let live = alive.filter(|entry| entry.id == id).map(|entry| Live::look(&dir, entry));
+    let live = alive.filter(|entry| entry.id == id).map(|entry| Live::look(&dir, entry)).transpose()?;
     let history = store.read(name, &id)?;
     let status =
         live.as_ref().and_then(|live| live.status.as_ref()).map(|status| status::running(status, &Known::default()));
@@ -87,11 +88,16 @@ struct Live {
 }
 
 impl Live {
-    fn look(dir: &JobDir, entry: Entry) -> Self {
+    /// # Errors
+    /// If the guardian refuses this caller, who may be inside a job.
+    fn look(dir: &JobDir, entry: Entry) -> Result<Self> {
         // While it is being started its processes are the next look's.
-        let status = Client::new(dir).and_then(|mut client| client.status()).ok();
+        let status = match Client::new(dir).and_then(|mut client| client.status()) {
+            Err(error @ Error::Refused { .. }) => return Err(error.into()),
+            answer => answer.ok(),
+        };
         let present = history::present(dir, &entry);
-        Self { entry, status, present }
+        Ok(Self { entry, status, present })
     }
 }
 

@@ -32,6 +32,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const LATCH_WAIT: Duration = Duration::from_millis(100);
 /// How long the kernel has to confirm a freeze.
 const FREEZE_WAIT: Duration = Duration::from_millis(500);
+/// How long nothing is looked at that the kernel would have said something of.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a kill that was not proven is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one such retry lasts.
@@ -124,6 +126,8 @@ pub(super) struct Server {
     deadline: Option<Instant>,
     /// Who holds the job, while it is frozen.
     holder: Holder,
+    /// When it looked at everything the last time.
+    looked: Instant,
     next_sample: Instant,
     /// From when another sample costs no more than samples may.
     affordable: Instant,
@@ -167,6 +171,7 @@ impl Server {
             brain_lost,
             deadline: None,
             holder: Holder::Operator,
+            looked: Instant::now(),
             next_sample: Instant::now() + sample_interval,
             affordable: Instant::now(),
             sample_interval,
@@ -189,12 +194,9 @@ impl Server {
         self.spare.keep(&self.prepared.listener);
         platform::stay_in_memory();
         while self.state != State::Ended {
-            self.wait();
-            self.read_signals();
-            self.read_now_file();
-            self.read_orders();
-            self.look_at_job();
-            self.look_at_commands();
+            if self.wait() || self.looks_in_any_case() {
+                self.look();
+            }
             self.look_at_health();
             self.look_at_brain();
             self.look_at_clock();
@@ -202,15 +204,31 @@ impl Server {
         self.close();
     }
 
-    /// Waits for something to happen or for the next moment that matters.
-    fn wait(&mut self) {
+    /// Looks at everything that can have happened.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        self.read_signals();
+        self.read_now_file();
+        self.read_orders();
+        self.look_at_job();
+        self.look_at_commands();
+    }
+
+    /// Where nothing has woken it up there is nothing to be seen. That is not relied upon for long, nor while a stop goes on.
+    fn looks_in_any_case(&self) -> bool {
+        matches!(self.state, State::Stopping | State::Survivors) || self.looked.elapsed() >= LOOK_INTERVAL
+    }
+
+    /// Waits for something to happen or for the next moment that matters. Whether something did.
+    fn wait(&mut self) -> bool {
         let now = Instant::now();
         let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
         let left = next.saturating_duration_since(now);
         let Prepared { listener, now_file, signals, job, said, .. } = &self.prepared;
         let (brain, notify) = (self.brain.as_ref(), said.as_ref().map(|said| &said.socket));
         let woken = platform::wait(&Sources { listener, now_file, signals, notify, brain, job: job.job() }, left);
-        self.hear(woken);
+        self.hear(woken.unwrap_or_default());
+        woken.is_some()
     }
 
     fn read_signals(&mut self) {

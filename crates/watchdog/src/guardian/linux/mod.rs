@@ -12,7 +12,7 @@ mod sockets;
 mod surroundings;
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -63,35 +63,50 @@ pub(super) fn arguments(id: ProcessId) -> String {
 
 /// How many descriptors a guardian waits for beside its job's.
 const OWN: usize = 5;
+/// How often a guardian looks that cannot be told.
+const BLIND_LOOK: Duration = Duration::from_millis(10);
 
-/// Waits at most `left` for something to happen; which of the job's descriptors did. Allocates nothing.
-pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Woken {
+/// Waits at most `left` for something to happen; `None` if nothing did, else which of the job's descriptors. Allocates nothing.
+pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
     let idle = sources.listener.descriptor();
-    // Descriptors that are absent are replaced by one that is there, so that the array needs no allocation.
     let mut fds = [idle; OWN + DESCRIPTORS].map(|fd| PollFd::new(fd, PollFlags::IN));
-    fds[1] = PollFd::new(sources.now_file.descriptor(), PollFlags::IN);
-    fds[2] = PollFd::new(sources.signals.descriptor(), PollFlags::IN);
-    if let Some(Watched(fd)) = sources.brain {
-        fds[3] = PollFd::new(fd, PollFlags::IN);
+    // Those that are there stand together: the kernel may not take more, and the array needs no allocation.
+    let mut count = 1;
+    let own = [
+        Some(sources.now_file.descriptor().as_fd()),
+        Some(sources.signals.descriptor().as_fd()),
+        sources.brain.map(|Watched(fd)| fd.as_fd()),
+        sources.notify.map(|notify| notify.descriptor().as_fd()),
+    ];
+    for fd in own.into_iter().flatten() {
+        fds[count] = PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        count += 1;
     }
-    if let Some(notify) = sources.notify {
-        fds[4] = PollFd::new(notify.descriptor(), PollFlags::IN);
-    }
+    let of_job = count;
     let job = sources.job.descriptors();
-    for (slot, descriptor) in fds[OWN..].iter_mut().zip(&job) {
-        if let Some((fd, priority)) = descriptor {
-            *slot = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
+    for (fd, priority) in job.iter().flatten() {
+        fds[count] = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
+        count += 1;
+    }
+    match ready::wait_for(&mut fds[..count], left) {
+        Ok(false) => return None,
+        Ok(true) => {}
+        // Whatever keeps it from waiting, it looks by itself then.
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                std::thread::sleep(left.min(BLIND_LOOK));
+            }
+            return Some(Woken::default());
         }
     }
-    // An interruption only means that the looks that follow come earlier.
-    ready::any(&mut fds, left);
     let mut woken = Woken::default();
-    for (place, (slot, descriptor)) in fds[OWN..].iter().zip(&job).enumerate() {
-        if descriptor.is_some() && !slot.revents().is_empty() {
+    let there = job.iter().enumerate().filter(|(_, descriptor)| descriptor.is_some());
+    for ((place, _), slot) in there.zip(&fds[of_job..count]) {
+        if !slot.revents().is_empty() {
             woken.by(place);
         }
     }
-    woken
+    Some(woken)
 }
 
 /// Makes a file that only its owner can use.

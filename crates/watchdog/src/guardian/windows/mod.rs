@@ -62,7 +62,7 @@ pub(super) fn arguments(id: ProcessId) -> String {
 }
 
 /// Waits at most `left` for something to happen.
-pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Woken {
+pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
     debug_assert!(sources.notify.is_none(), "there is no such socket here");
     let mut handles: Vec<RawHandle> = vec![sources.now_file.handle(), sources.signals.handle()];
     handles.extend(sources.brain.map(|Watched(held)| held.borrowed().as_raw_handle()));
@@ -75,7 +75,7 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Woken {
     let count = u32::try_from(handles.len()).unwrap_or(0);
     // SAFETY: all handles are open and there are as many as is said, fewer than the 64 that may be waited for.
     unsafe { WaitForMultipleObjects(count, handles.as_ptr(), 0, milliseconds) };
-    Woken::default()
+    Some(Woken::default())
 }
 
 /// Makes a file that only its owner can use.

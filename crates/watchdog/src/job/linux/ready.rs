@@ -20,8 +20,16 @@ pub fn pause(wait: Duration) {
 
 /// Waits at most `wait` for any of `fds`. An interrupted wait answers false, early.
 pub fn any(fds: &mut [PollFd<'_>], wait: Duration) -> bool {
+    wait_for(fds, wait).is_ok_and(|any| any)
+}
+
+/// The same.
+///
+/// # Errors
+/// If it is interrupted, or cannot be waited: for more descriptors than this process may have (`RLIMIT_NOFILE`), the kernel does not.
+pub fn wait_for(fds: &mut [PollFd<'_>], wait: Duration) -> io::Result<bool> {
     let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
-    poll(fds, Some(&wait)).is_ok_and(|ready| ready > 0)
+    Ok(poll(fds, Some(&wait))? > 0)
 }
 
 /// Blocks `signals` and gives a descriptor to read them from, without waiting.

@@ -116,6 +116,11 @@ impl Stranded {
         self.cgroup.as_ref().map_or_else(|| self.lineage().found.len(), |cgroup| cgroup.processes().len()) as u64
     }
 
+    /// Whether the kernel calls its cgroup empty, or that has gone.
+    fn has_empty_cgroup(&self) -> bool {
+        self.cgroup.as_ref().is_none_or(|cgroup| cgroup.wait_empty(Duration::ZERO) || has_gone(cgroup.id()))
+    }
+
     /// Whether it is certain that nothing is left.
     pub fn is_over(&self) -> bool {
         self.look() == Left::Nothing
@@ -197,7 +202,7 @@ impl Stranded {
     }
 
     fn look(&self) -> Left {
-        if self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.wait_empty(Duration::ZERO) && !has_gone(cgroup.id())) {
+        if !self.has_empty_cgroup() {
             return Left::Something;
         }
         // First what no process can hold up: reading environments is not.
@@ -387,8 +392,10 @@ pub struct Unrecorded {
     pub doubts: Vec<String>,
 }
 
-/// Looks for jobs by the cgroups below estop's own root: of `instance`, or of all; those whose names are `wanted`.
-pub fn unrecorded(instance: Option<&str>, wanted: &dyn Fn(&str) -> bool) -> Unrecorded {
+/// Looks for jobs by the cgroups below estop's own root: of `instance`, or of all; those whose names are `wanted`. Of those that
+/// are `settled`, since their guardians have proven them empty, only those that are not empty again: to prove it takes a look at
+/// every process of the host.
+pub fn unrecorded(instance: Option<&str>, wanted: &dyn Fn(&str) -> bool, settled: &[PathBuf]) -> Unrecorded {
     let groups = cgroups_below_root(instance);
     let searched = vec![groups.searched.display().to_string()];
     let mut unrecorded = Unrecorded { searched, doubts: groups.doubts, ..Unrecorded::default() };
@@ -396,6 +403,7 @@ pub fn unrecorded(instance: Option<&str>, wanted: &dyn Fn(&str) -> bool) -> Unre
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = file_name.rsplit_once('.').map_or(file_name.as_str(), |(name, _)| name).to_owned();
         match wanted(&name).then(|| Stranded::of_cgroup(&path)) {
+            Some(Ok(Some(stranded))) if settled.contains(&path) && stranded.has_empty_cgroup() => {}
             Some(Ok(Some(stranded))) => unrecorded.found.push((name, stranded)),
             Some(Err(doubt)) => unrecorded.doubts.push(format!("{name}: {doubt}")),
             Some(Ok(None)) | None => {}

@@ -2,6 +2,7 @@
 //! its job can be taken from it, or both have gone.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::WindowsJob;
@@ -122,7 +123,7 @@ pub struct Unrecorded {
 }
 
 /// Job objects have no names here by which they could be found: nobody is to open one who has no right to.
-pub fn unrecorded(_instance: Option<&str>, _wanted: &dyn Fn(&str) -> bool) -> Unrecorded {
+pub fn unrecorded(_instance: Option<&str>, _wanted: &dyn Fn(&str) -> bool, _settled: &[PathBuf]) -> Unrecorded {
     Unrecorded::default()
 }
 
