@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use estop_watchdog::guardian::{self, Evidence, GuardianSpec, OnBrainLoss, Recorder, StopStep, Streams};
-use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, Program, Together};
+use estop_watchdog::job::{Bytes, Containment, JobSpec, Limits, Program};
 
 /// Keeps no evidence.
 struct Nowhere;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         instance: format!("example-{}", std::process::id()),
         program: Program { argv, environment, process_group: Some(group()), ..Program::default() },
         limits: Limits { time_max: Some(Duration::from_secs(3)), ..Limits::default() },
-        together: Together::default(),
+        together: None,
         containment: Containment { cover: vec![dir.path().to_owned()], ..Containment::default() },
         output_counted: false,
         secrets_dir: None,

@@ -280,7 +280,9 @@ fn conclude(mut order: Pending, request: Request<'_>, stopped: &mut Stopped) {
 fn settle(order: &mut Pending, request: Request<'_>, stopped: &mut Stopped) {
     match order.client.as_mut().map(|client| hear(client, &order.dir, order.sent, request)) {
         Some(Heard::Report(report)) if report.proven_empty => {
-            let cgroup = order.known.as_ref().and_then(|(entry, _)| entry.handle.cgroup.as_ref());
+            // What another user's record says of cgroups is not relied upon.
+            let own = order.known.as_ref().filter(|(_, owner)| platform::is_own(*owner));
+            let cgroup = own.and_then(|(entry, _)| entry.handle.cgroup.as_ref());
             stopped.settled.extend(cgroup.map(|cgroup| cgroup.path.clone()));
             return stopped.jobs.push(*report);
         }
@@ -327,10 +329,7 @@ fn end_unproven(dir: &JobDir, said: StopReport) -> StopReport {
     let deadline = Instant::now() + SECOND_LIMIT;
     while proof.is_none() && Instant::now() < deadline {
         match dir.outcome() {
-            Ok(Some(outcome)) => {
-                let by = || vec!["its guardian has seen it empty since".to_owned()];
-                proof = Some(outcome.report.map(|report| report.proof).filter(|by| !by.is_empty()).unwrap_or_else(by));
-            }
+            Ok(Some(Outcome { report: Some(report), .. })) if report.proven_empty => proof = Some(report.proof),
             _ => std::thread::sleep(STARTING_LOOK),
         }
     }

@@ -345,10 +345,19 @@ impl Ladder {
             });
         }
         if rung < *standing {
-            let held = standing.and_then(|rung| steps.at(rung)).is_some_and(|step| value >= step.at * HYSTERESIS);
-            if !held {
-                *standing = rung;
-            }
+            // Down to the highest that was reached and still holds.
+            let since = &self.since[metric.index()];
+            let lasted = |rung: Rung, step: Step| {
+                since[rung as usize]
+                    .is_some_and(|since| now.saturating_duration_since(since).as_secs_f64() >= step.for_seconds)
+            };
+            let holds = |rung: &Rung| {
+                let step = steps.at(*rung).filter(|step| Some(*rung) == *standing || lasted(*rung, *step));
+                let top = steps.max.filter(|_| *rung == Rung::Stop && Some(Rung::Stop) == *standing);
+                step.into_iter().chain(top).any(|step| value >= step.at * HYSTERESIS)
+            };
+            let held = Rung::ALL.into_iter().rev().filter(|rung| Some(*rung) <= *standing).find(holds);
+            *standing = held.max(rung);
         }
         None
     }
@@ -412,6 +421,23 @@ mod tests {
         assert_eq!(observe(100.0), Some(Rung::Warn), "left and reached again");
         assert_eq!(observe(1000.0), Some(Rung::Stop), "straight to the top");
         assert_eq!(observe(1000.0), None);
+    }
+
+    #[test]
+    fn a_rung_below_holds_when_the_one_above_is_left() {
+        let memory = Steps { throttle: at(100.0), freeze: at(105.0), max: at(200.0), ..Steps::default() };
+        let thresholds = Thresholds { memory, ..Thresholds::default() };
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        let mut standing = |value| {
+            ladder.observe(&thresholds, Metric::Memory, value, now);
+            ladder.standing(Metric::Memory)
+        };
+        assert_eq!(standing(110.0), Some(Rung::Freeze));
+        assert_eq!(standing(98.0), Some(Rung::Throttle));
+        assert_eq!(standing(94.0), None);
+        assert_eq!(standing(200.0), Some(Rung::Stop));
+        assert_eq!(standing(195.0), Some(Rung::Stop), "the limit trembles too");
+        assert_eq!(standing(150.0), Some(Rung::Freeze));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ladder::{Breach, Cause, Ladder, Metric, Rung, Thresholds, WINDOW};
+use crate::job::Together;
+use crate::ladder::{Breach, Cause, Ladder, Metric, Rung, Step, Thresholds, WINDOW};
 
 /// What a platform reads of a job at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -14,6 +15,8 @@ pub struct Reading {
     pub cpu: Duration,
     /// Memory that cannot be dropped: anonymous and shared, in bytes.
     pub memory_bytes: u64,
+    /// All that is charged to it, that of files too, in bytes; 0 where it does not tell.
+    pub memory_charged_bytes: u64,
     /// The most that the kernel ever counted of it, in bytes; 0 where it does not tell.
     pub memory_peak_bytes: u64,
     /// Memory of the largest process, in bytes; 0 where it was not asked for.
@@ -134,8 +137,8 @@ pub struct ResourceMonitor {
     rates: Rates,
     last: Reading,
     peak: Peak,
-    /// The most memory of all jobs together, in bytes.
-    together: Option<u64>,
+    /// What all jobs may have together.
+    together: Option<Together>,
 }
 
 /// The share of its own memory limit from which on a job is taken to have reached that, and not the one of all together.
@@ -156,10 +159,10 @@ impl ResourceMonitor {
         }
     }
 
-    /// One of a job that may have at most so many bytes of memory together with others, which the kernel keeps.
+    /// One of a job that may have only so much together with others, which the kernel keeps.
     #[must_use]
-    pub fn together(self, memory_max: Option<u64>) -> Self {
-        Self { together: memory_max, ..self }
+    pub fn together(self, together: Option<Together>) -> Self {
+        Self { together, ..self }
     }
 
     /// Takes one reading. Answers the breach that it causes, the gravest if there are several.
@@ -205,15 +208,22 @@ impl ResourceMonitor {
         if reading.process_memory_refused > self.last.process_memory_refused {
             return breach(Metric::ProcessMemory, reading.process_memory_bytes);
         }
-        if reading.pids_refused > self.last.pids_refused {
+        if reading.pids_refused > self.last.pids_refused && !self.pids_refused_to_all(reading) {
             return breach(Metric::Pids, reading.pids);
         }
         None
     }
 
+    /// Older kernels count with the job that asked what all of them together were refused.
+    fn pids_refused_to_all(&self, reading: &Reading) -> bool {
+        let seen = whole(reading.pids.max(self.peak.processes));
+        let near = |own: Step| seen >= own.at * NEARLY;
+        self.together.is_some_and(|all| all.pids_max.is_some()) && !self.thresholds.pids.top().is_some_and(near)
+    }
+
     /// The job was ended for what all of them had, if it had not nearly reached its own limit.
     fn together_breach(&self) -> Option<Breach> {
-        let limit = whole(self.together?);
+        let limit = whole(self.together?.memory_max?);
         let own = self.thresholds.memory.top().is_some_and(|own| whole(self.peak.memory_bytes) >= own.at * NEARLY);
         let breach = Breach {
             metric: Metric::Memory,
@@ -276,6 +286,12 @@ impl ResourceMonitor {
     pub fn set_thresholds(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
         self.ladder = Ladder::default();
+    }
+
+    /// Forgets what was reached before and how fast anything has grown.
+    pub fn begin_again(&mut self) {
+        self.ladder = Ladder::default();
+        self.rates = Rates::new();
     }
 
     /// When the job was started.
@@ -453,7 +469,8 @@ mod tests {
         let stop = Steps { stop: Some(1000.0.into()), ..Steps::default() };
         let killed = |memory: Steps, memory_bytes| {
             let thresholds = Thresholds { memory, ..Thresholds::default() };
-            let mut monitor = ResourceMonitor::new(thresholds).together(Some(5000));
+            let mut monitor = ResourceMonitor::new(thresholds)
+                .together(Some(Together { memory_max: Some(5000), ..Together::default() }));
             monitor.observe(at(&monitor, 0.1), Reading { memory_bytes, ..Reading::default() });
             let reading = Reading { memory_bytes: 1, oom_kills: 1, ..Reading::default() };
             let breach = monitor.observe(at(&monitor, 0.2), reading).unwrap();

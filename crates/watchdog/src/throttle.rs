@@ -11,19 +11,21 @@ use crate::ladder::{Breach, Cause, Metric, Rung, Steps, Thresholds};
 const CALM: Duration = Duration::from_secs(10);
 /// For how long a job may only wait for memory that it is not given.
 const STALL: Duration = Duration::from_secs(10);
+/// For how long the kernel keeps a process waiting at most (two seconds), in which it counts nothing, and a look's time.
+const WAIT: Duration = Duration::from_millis(2500);
 /// The share of a core below which a job that is kept waiting does not get on.
 const PROGRESS: f64 = 0.02;
 
 /// In which way a job is slowed down that has reached a rung of `metric`, and to what: to the rung itself, where the metric is
 /// what is slowed down. Else to a quarter of a core: there, the point is that it gets slower at all.
-pub fn way_of(breach: &Breach, memory_bytes: u64) -> (Way, f64) {
+pub fn way_of(breach: &Breach, charged_bytes: u64) -> (Way, f64) {
     #[expect(clippy::cast_precision_loss, reason = "a bound in bytes; 2^53 is enough")]
-    let memory = memory_bytes as f64;
+    let charged = charged_bytes as f64;
     match breach.metric {
         Metric::Cpu => (Way::Cpu, breach.limit),
         Metric::Io => (Way::Io, breach.limit),
         Metric::Memory => (Way::Memory, breach.limit),
-        Metric::ProcessMemory | Metric::Swap | Metric::MemoryPressure | Metric::HostMemory => (Way::Memory, memory),
+        Metric::ProcessMemory | Metric::Swap | Metric::MemoryPressure | Metric::HostMemory => (Way::Memory, charged),
         _ => (Way::Cpu, QUARTER),
     }
 }
@@ -31,16 +33,81 @@ pub fn way_of(breach: &Breach, memory_bytes: u64) -> (Way, f64) {
 /// A quarter of a core.
 pub const QUARTER: f64 = 0.25;
 
-/// A job that is slowed down in one way.
+/// One reason for which a job is slowed down.
 #[derive(Clone, Copy, Debug)]
 pub struct Throttle {
     /// Because of which metric.
     pub metric: Metric,
+    /// In which way.
+    pub way: Way,
+    /// To what.
+    pub to: f64,
     /// Since when it is below the rung.
     calm: Option<Instant>,
-    /// Since when it does not get on, and how often it had been kept waiting before.
-    stalled: Option<Instant>,
+    /// Since when it does not get on, and when it was last kept waiting.
+    stalled: Option<(Instant, Instant)>,
+    /// How often it had been kept waiting by then.
     slowed: u64,
+}
+
+/// All reasons for which a job is slowed down, at most one for each metric.
+#[derive(Debug)]
+pub struct Throttles(Vec<Throttle>);
+
+impl Throttles {
+    /// None yet. Their room is allocated here, once.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(Metric::ALL.len()))
+    }
+
+    /// Those that there are.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Throttle> {
+        self.0.iter_mut()
+    }
+
+    /// Whether there is one because of `metric`.
+    pub fn has(&self, metric: Metric) -> bool {
+        self.0.iter().any(|throttle| throttle.metric == metric)
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, throttle: Throttle) {
+        self.0.push(throttle);
+    }
+
+    /// Takes that because of `metric` away.
+    pub fn remove(&mut self, metric: Metric) {
+        self.0.retain(|throttle| throttle.metric != metric);
+    }
+
+    /// Takes all away.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// To what it is slowed down in one way: to the least, but for that because of `metric`.
+    pub fn bound(&self, way: Way, but_for: Option<Metric>) -> Option<f64> {
+        let others = self.0.iter().filter(|throttle| throttle.way == way && Some(throttle.metric) != but_for);
+        others.map(|throttle| throttle.to).reduce(f64::min)
+    }
+
+    /// In which ways it is slowed down.
+    pub fn ways(&self) -> impl Iterator<Item = Way> {
+        Way::ALL.into_iter().filter(|way| self.bound(*way, None).is_some())
+    }
+
+    /// It has stood still: that was neither calm nor waiting.
+    pub fn stood_still(&mut self) {
+        for throttle in &mut self.0 {
+            (throttle.calm, throttle.stalled) = (None, None);
+        }
+    }
+}
+
+impl Default for Throttles {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What a sample shows of a job that is slowed down.
@@ -67,24 +134,29 @@ pub enum Verdict {
 
 impl Throttle {
     /// One that begins because of `metric`; it was kept waiting for memory `slowed` times before.
-    pub fn new(metric: Metric, slowed: u64) -> Self {
-        Self { metric, calm: None, stalled: None, slowed }
+    pub fn new(metric: Metric, way: Way, to: f64, slowed: u64) -> Self {
+        Self { metric, way, to, calm: None, stalled: None, slowed }
     }
 
     /// Takes what a sample shows at `now`.
     pub fn observe(&mut self, now: Instant, shown: Shown) -> Verdict {
-        let lasts = |since: &mut Option<Instant>, holds: bool, wanted: Duration| {
-            *since = if holds { Some(since.unwrap_or(now)) } else { None };
-            since.is_some_and(|since| now.saturating_duration_since(since) >= wanted)
-        };
-        let waits = shown.slowed > self.slowed && shown.cpu_cores < PROGRESS;
-        // The kernel keeps a process waiting for up to two seconds, in which it counts nothing.
-        let goes_on_waiting = self.stalled.is_some() && shown.cpu_cores < PROGRESS;
-        self.slowed = shown.slowed;
-        if lasts(&mut self.stalled, waits || goes_on_waiting, STALL) {
+        if self.is_stalled(now, &shown) {
             return Verdict::Stalled;
         }
-        if lasts(&mut self.calm, shown.standing < Some(Rung::Throttle), CALM) { Verdict::Lift } else { Verdict::Stay }
+        let calm = shown.standing < Some(Rung::Throttle);
+        self.calm = if calm { Some(self.calm.unwrap_or(now)) } else { None };
+        let lasted = self.calm.is_some_and(|since| now.saturating_duration_since(since) >= CALM);
+        if lasted { Verdict::Lift } else { Verdict::Stay }
+    }
+
+    /// Whether it does nothing but wait, again and again: one that merely sleeps is not kept waiting.
+    fn is_stalled(&mut self, now: Instant, shown: &Shown) -> bool {
+        let waits = shown.slowed > self.slowed;
+        self.slowed = shown.slowed;
+        let last = if waits { Some(now) } else { self.stalled.map(|(_, last)| last) };
+        let still = last.filter(|last| now.saturating_duration_since(*last) <= WAIT && shown.cpu_cores < PROGRESS);
+        self.stalled = still.map(|last| (self.stalled.map_or(now, |(since, _)| since), last));
+        self.stalled.is_some_and(|(since, _)| now.saturating_duration_since(since) >= STALL)
     }
 }
 
@@ -121,7 +193,7 @@ mod tests {
 
     #[test]
     fn it_is_let_run_on_only_when_it_has_been_calm_without_a_pause() {
-        let (mut throttle, mut at) = (Throttle::new(Metric::Cpu, 0), Instant::now());
+        let (mut throttle, mut at) = (Throttle::new(Metric::Cpu, Way::Cpu, 1.0, 0), Instant::now());
         let calm = Shown { standing: Some(Rung::Warn), ..BUSY };
         assert_eq!(after(&mut throttle, &mut at, 60, |_| BUSY), Verdict::Stay);
         assert_eq!(after(&mut throttle, &mut at, 9, |_| calm), Verdict::Stay);
@@ -132,7 +204,7 @@ mod tests {
 
     #[test]
     fn one_that_only_waits_goes_up_the_ladder() {
-        let (mut throttle, mut at) = (Throttle::new(Metric::Memory, 7), Instant::now());
+        let (mut throttle, mut at) = (Throttle::new(Metric::Memory, Way::Memory, 1e6, 7), Instant::now());
         // The kernel counts once in two seconds; in between nothing happens at all.
         let waiting = |tick: u32| Shown { slowed: 7 + u64::from(tick / 20 + 1), cpu_cores: 0.0, ..BUSY };
         assert_eq!(after(&mut throttle, &mut at, 9, waiting), Verdict::Stay);
@@ -143,8 +215,22 @@ mod tests {
 
     #[test]
     fn one_that_sleeps_is_not_stalled() {
-        let (mut throttle, mut at) = (Throttle::new(Metric::Memory, 7), Instant::now());
-        assert_eq!(after(&mut throttle, &mut at, 60, |_| Shown { slowed: 7, cpu_cores: 0.0, ..BUSY }), Verdict::Stay);
+        let (mut throttle, mut at) = (Throttle::new(Metric::Memory, Way::Memory, 1e6, 7), Instant::now());
+        let sleeps = |slowed| move |_| Shown { slowed, cpu_cores: 0.0, ..BUSY };
+        assert_eq!(after(&mut throttle, &mut at, 60, sleeps(7)), Verdict::Stay);
+        assert_eq!(after(&mut throttle, &mut at, 60, sleeps(8)), Verdict::Stay, "it was kept waiting once");
+    }
+
+    #[test]
+    fn what_it_is_slowed_down_to_is_the_least_of_all_reasons() {
+        let mut throttles = Throttles::new();
+        throttles.add(Throttle::new(Metric::HostMemory, Way::Memory, 3.0, 0));
+        throttles.add(Throttle::new(Metric::Memory, Way::Memory, 2.0, 0));
+        assert_eq!((throttles.bound(Way::Memory, None), throttles.bound(Way::Cpu, None)), (Some(2.0), None));
+        assert_eq!(throttles.bound(Way::Memory, Some(Metric::Memory)), Some(3.0));
+        throttles.remove(Metric::HostMemory);
+        assert!(!throttles.has(Metric::HostMemory) && throttles.ways().eq([Way::Memory]));
+        assert_eq!(throttles.bound(Way::Memory, Some(Metric::Memory)), None);
     }
 
     #[test]

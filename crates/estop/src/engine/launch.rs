@@ -128,7 +128,7 @@ impl Launch<'_> {
                 instance: self.site.instance(),
                 program: self.program(environment, account),
                 limits: limits(workload),
-                together: together(&self.site.config.together),
+                together: self.site.configured.then(|| together(&self.site.config.together)),
                 containment: self.containment(stores),
                 output_counted: self.process_group.is_none(),
                 secrets_dir,

@@ -30,8 +30,8 @@ pub struct Masks {
     given: usize,
     /// How the ledger was when it was read.
     stamp: Option<Stamp>,
-    /// When something of it could not be read.
-    failed: Option<Instant>,
+    /// When something of it could not be read, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl std::fmt::Debug for Masks {
@@ -48,12 +48,15 @@ impl Masks {
     pub fn read(&mut self, ledger: &ExposureLedger, name: &str, site: impl FnOnce() -> Result<Site>) -> Result<()> {
         let stamp = ledger.stamp();
         let known = self.stamp.as_ref().is_some_and(|earlier| stamp.is_still(earlier));
-        if known && self.failed.is_none_or(|at| at.elapsed() < RETRY) {
-            return Ok(());
+        match &self.failed {
+            None if known => return Ok(()),
+            // What is not known is not masked, as long as that lasts.
+            Some((at, why)) if known && at.elapsed() < RETRY => return Err(Failure::failed(why.clone(), "")),
+            _ => {}
         }
         let read = self.read_again(ledger, name, site);
         self.stamp = Some(stamp);
-        self.failed = read.is_err().then(Instant::now);
+        self.failed = read.as_ref().err().map(|failure| (Instant::now(), failure.message.clone()));
         read
     }
 
@@ -89,7 +92,12 @@ impl Masks {
             let in_time = tokio::time::timeout(PATIENCE, reading).await;
             in_time.unwrap_or_else(|_| Err(Failure::failed("the store of secrets does not answer in time", "")))
         })?;
-        self.values.extend(values.into_iter().filter(|value| value.expose().len() >= SHORTEST));
+        for value in values.into_iter().filter(|value| value.expose().len() >= SHORTEST) {
+            // Those that were read before stay, also where they can be read no more.
+            if !self.values.iter().any(|known| known.expose() == value.expose()) {
+                self.values.push(value);
+            }
+        }
         // The longest first: one may be a part of another.
         self.values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
         if let Some(error) = unread {

@@ -41,6 +41,8 @@ struct Sources<'a> {
     notify: Option<&'a platform::Notify>,
     brain: Option<&'a platform::Watched>,
     job: &'a dyn crate::job::Job,
+    /// Whether the kernel is heard that tells of limits.
+    limits: bool,
 }
 
 /// Where what is left of a log begins, behind the hole that a guardian has made of its oldest part: in bytes from its beginning.

@@ -18,12 +18,12 @@ use super::spec::{GuardianSpec, OnBrainLoss};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
-use crate::job::{TERMINATE, Tier, Way};
+use crate::job::{TERMINATE, Tier};
 use crate::ladder::Breach;
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
 use crate::stop::{Category, StopReport, StoppedBy};
-use crate::throttle::Throttle;
+use crate::throttle::Throttles;
 use keeping::{BREACH, Kept, NOT_PROVEN, STOP};
 
 /// How long a kill is tried before its survivors are reported. It goes on being tried after that.
@@ -132,10 +132,13 @@ pub(super) struct Server {
     /// From when another sample costs no more than samples may.
     affordable: Instant,
     sample_interval: Duration,
-    /// In which ways the job is slowed down, as [`Way::ALL`] has them.
-    throttles: [Option<Throttle>; Way::ALL.len()],
+    throttles: Throttles,
     /// How often the job was let run on by its rule.
     released: u32,
+    /// When the longest time of a freeze by a limit is over.
+    held_until: Option<Instant>,
+    /// Whether an operator or the loss of the brain wants it frozen too, beside a limit.
+    wanted_frozen: bool,
     kept: Kept,
     /// When it was last found out how a kill went.
     reported: Option<Instant>,
@@ -175,8 +178,10 @@ impl Server {
             next_sample: Instant::now() + sample_interval,
             affordable: Instant::now(),
             sample_interval,
-            throttles: [None; Way::ALL.len()],
+            throttles: Throttles::new(),
             released: 0,
+            held_until: None,
+            wanted_frozen: false,
             kept: Kept::default(),
             reported: None,
             thaws: 0,
@@ -223,10 +228,15 @@ impl Server {
     fn wait(&mut self) -> bool {
         let now = Instant::now();
         let next = self.deadline.map_or(self.next_sample, |deadline| deadline.min(self.next_sample));
-        let left = next.saturating_duration_since(now);
+        let deaf = self.deaf_to_limits_until();
+        let next = deaf.map_or(next, |at| at.min(next));
+        let left = next.saturating_duration_since(now).min(LOOK_INTERVAL);
         let Prepared { listener, now_file, signals, job, said, .. } = &self.prepared;
         let (brain, notify) = (self.brain.as_ref(), said.as_ref().map(|said| &said.socket));
-        let woken = platform::wait(&Sources { listener, now_file, signals, notify, brain, job: job.job() }, left);
+        let woken = platform::wait(
+            &Sources { listener, now_file, signals, notify, brain, job: job.job(), limits: deaf.is_none() },
+            left,
+        );
         self.hear(woken.unwrap_or_default());
         woken.is_some()
     }
@@ -300,7 +310,7 @@ impl Server {
                 State::Survivors => Event::Retry,
                 State::Stopping if self.asking.is_some() => Event::StepOver,
                 State::Frozen if matches!(self.holder, Holder::Leases(_)) => Event::LeaseOver,
-                State::Held if self.may_be_released() => Event::Release,
+                State::Held => self.end_hold(),
                 _ => Event::Deadline,
             };
             self.happen(event, Category::Kill, None);
@@ -377,6 +387,10 @@ impl Server {
 
     fn happen(&mut self, event: Event, category: Category, hold: Option<Duration>) {
         let action = action(self.state, event);
+        // Who has it frozen already goes on wanting that when a limit does too.
+        if event == Event::BreachFreeze && self.state == State::Frozen {
+            self.wanted_frozen |= !matches!(self.holder, Holder::Leases(_));
+        }
         self.perform(action, category, hold);
         if event == Event::BreachFreeze && action != Action::Nothing && self.state == State::Frozen {
             self.state = State::Held;
@@ -415,6 +429,7 @@ impl Server {
                 drop(raised);
                 self.state = State::Running;
                 self.deadline = None;
+                (self.held_until, self.wanted_frozen) = (None, false);
             }
             Action::Finish => self.finish(),
             Action::Repeat => self.answer_waiting(),
@@ -424,6 +439,7 @@ impl Server {
     fn thaw(&mut self) {
         self.thaws += 1;
         self.prepared.job.thaw();
+        self.throttles.stood_still();
         if let Some(said) = &mut self.prepared.said {
             said.stood_still();
         }
@@ -494,6 +510,10 @@ impl Server {
             // It ended within its grace: that is a stop that needs its proof too.
             let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {});
             report.processes_before = self.asked;
+            if !report.proven_empty {
+                // Something has left the job, or could not be looked at: it goes on being tried.
+                return self.conclude_kill(report, false);
+            }
             self.record.report = Some(report);
             self.settle_latch();
         }
@@ -529,5 +549,6 @@ impl Server {
             self.holder = Holder::BrainLoss;
             self.deadline = Some(Instant::now() + hold);
         }
+        self.wanted_frozen |= self.state == State::Held;
     }
 }

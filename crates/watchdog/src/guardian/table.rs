@@ -54,6 +54,8 @@ pub enum Event {
     LeaseOver,
     /// The time of a freeze by a limit is over, and the workload's rule lets it run on.
     Release,
+    /// That time is over, and somebody else wants it frozen.
+    HoldOn,
     /// The brain was away for longer than allowed, and the policy is to freeze.
     BrainLostFreeze,
     /// The brain was away for longer than allowed, and the policy is to stop.
@@ -66,7 +68,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Now,
         Self::Stop,
         Self::Freeze,
@@ -80,6 +82,7 @@ impl Event {
         Self::StepOver,
         Self::LeaseOver,
         Self::Release,
+        Self::HoldOn,
         Self::BrainLostFreeze,
         Self::BrainLostStop,
         Self::Adopted,
@@ -157,15 +160,32 @@ pub fn action(state: State, event: Event) -> Action {
         // A limit struck before the freeze took hold: from now on the limit holds it.
         (S::Frozen, E::BreachFreeze) => A::Freeze,
 
-        (S::Running, E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Release | E::Adopted | E::Retry)
-        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Release | E::Retry)
+        (
+            S::Running,
+            E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Release | E::HoldOn | E::Adopted | E::Retry,
+        )
+        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Release | E::HoldOn | E::Retry)
         | (
             S::Held,
-            E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::StepOver | E::LeaseOver | E::Adopted | E::Retry,
+            E::Freeze
+            | E::BreachFreeze
+            | E::BrainLostFreeze
+            | E::StepOver
+            | E::LeaseOver
+            | E::HoldOn
+            | E::Adopted
+            | E::Retry,
         )
         | (
             S::Stopping,
-            E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Release | E::Adopted | E::Retry,
+            E::Stop
+            | E::BrainLostFreeze
+            | E::BrainLostStop
+            | E::LeaseOver
+            | E::Release
+            | E::HoldOn
+            | E::Adopted
+            | E::Retry,
         )
         | (
             S::Survivors,
@@ -175,6 +195,7 @@ pub fn action(state: State, event: Event) -> Action {
             | E::StepOver
             | E::LeaseOver
             | E::Release
+            | E::HoldOn
             | E::Adopted,
         ) => A::Nothing,
     }

@@ -45,7 +45,7 @@ impl JobObjectManager {
         match effective(&job, &spec, &spec.limits, &thresholds) {
             Ok(effective) => {
                 job.listen(&effective);
-                let monitor = ResourceMonitor::new(effective).together(spec.together.memory_max);
+                let monitor = ResourceMonitor::new(effective).together(spec.together);
                 Ok(Self { spec, job: Box::new(job), monitor, frozen: false })
             }
             Err(error) => {
@@ -64,7 +64,7 @@ impl JobObjectManager {
         self.job.spawn(&self.spec)?;
         // The environment may hold secrets, which nobody needs any more.
         self.spec.program.environment.clear();
-        self.monitor = ResourceMonitor::new(*self.monitor.thresholds()).together(self.spec.together.memory_max);
+        self.monitor = ResourceMonitor::new(*self.monitor.thresholds()).together(self.spec.together);
         Ok(())
     }
 
@@ -118,9 +118,10 @@ impl JobObjectManager {
         self.job.slow(way, to).map_err(|source| Error::System { action: "slow the job down", source })
     }
 
-    /// Judges its thresholds afresh, as if none had been reached yet.
+    /// Judges its thresholds afresh, as if none had been reached yet, and by nothing that was before.
     pub fn judge_afresh(&mut self) {
-        self.monitor.set_thresholds(*self.monitor.thresholds());
+        self.monitor.begin_again();
+        self.job.listen(self.monitor.thresholds());
     }
 
     /// Takes note of what has woken the guardian.
@@ -144,21 +145,16 @@ impl JobObjectManager {
     /// [`Error::System`] if the kernel refuses, [`Error::Unenforceable`] if nothing here enforces one of them; then those
     /// from before are in force.
     pub fn set_limits(&mut self, limits: Limits, thresholds: Thresholds) -> Result<()> {
-        let changed =
-            self.job.set_limits(&limits).map_err(|source| Error::System { action: "change the limits", source });
-        match changed.and_then(|()| effective(self.job.as_ref(), &self.spec, &limits, &thresholds)) {
-            Ok(effective) => {
-                self.spec.limits = limits;
-                self.job.listen(&effective);
-                self.monitor.set_thresholds(effective);
-                Ok(())
-            }
-            Err(error) => {
-                // What was in force a moment ago, the kernel takes again.
-                let _ = self.job.set_limits(&self.spec.limits);
-                Err(error)
-            }
+        let effective = effective(self.job.as_ref(), &self.spec, &limits, &thresholds)?;
+        if let Err(source) = self.job.set_limits(&limits) {
+            // What was in force a moment ago, the kernel takes again.
+            let _ = self.job.set_limits(&self.spec.limits);
+            return Err(Error::System { action: "change the limits", source });
         }
+        self.spec.limits = limits;
+        self.job.listen(&effective);
+        self.monitor.set_thresholds(effective);
+        Ok(())
     }
 
     /// Sends a signal to the main process.

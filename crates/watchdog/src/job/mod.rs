@@ -154,19 +154,31 @@ impl Way {
 /// How many descriptors wake a guardian up when its job changes.
 pub const DESCRIPTORS: usize = 11;
 
+/// The last of them tell of limits: of refusals, and of pressures.
+pub const OF_LIMITS: usize = 8;
+
 /// Which of them did, the first being the lowest bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Woken(u16);
+pub struct Woken {
+    all: u16,
+    faulty: u16,
+}
 
 impl Woken {
-    /// Adds the one at this place.
-    pub fn by(&mut self, place: usize) {
-        self.0 |= 1 << place;
+    /// Adds the one at this place; whether it tells of a fault.
+    pub fn by(&mut self, place: usize, fault: bool) {
+        self.all |= 1 << place;
+        self.faulty |= u16::from(fault) << place;
     }
 
     /// Whether the one at this place did.
     pub fn has(self, place: usize) -> bool {
-        self.0 & (1 << place) != 0
+        self.all & (1 << place) != 0
+    }
+
+    /// Whether it told of a fault.
+    pub fn is_faulty(self, place: usize) -> bool {
+        self.faulty & (1 << place) != 0
     }
 }
 

@@ -271,9 +271,9 @@ pub struct JobSpec {
     pub program: Program,
     /// Its limits.
     pub limits: Limits,
-    /// What all jobs of its instance may have together.
+    /// What all jobs of its instance may have together; `None` of one that has no say in it, and leaves that as it is.
     #[serde(default)]
-    pub together: Together,
+    pub together: Option<Together>,
     /// How it is contained.
     pub containment: Containment,
     /// Whether somebody counts what it writes to its standard output and error.

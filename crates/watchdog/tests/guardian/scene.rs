@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use estop_watchdog::emergency::{self, Groups, Instance, Request, Stopped};
 use estop_watchdog::guardian::{self, Client, Guardian, GuardianSpec, StopStep, Streams};
-use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Together};
+use estop_watchdog::job::{Containment, JobSpec, Limits, Program};
 use estop_watchdog::registry::{JobDir, Outcome, RunDir};
 use estop_watchdog::stop::Category;
 
@@ -64,7 +64,7 @@ impl Scene {
                 ..Program::default()
             },
             limits: Limits::default(),
-            together: Together::default(),
+            together: None,
             containment: Containment::default(),
             output_counted: false,
             secrets_dir: None,

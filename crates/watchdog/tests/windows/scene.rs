@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use estop_watchdog::JobObjectManager;
-use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Together};
+use estop_watchdog::job::{Containment, JobSpec, Limits, Program};
 use estop_watchdog::ladder::Thresholds;
 use estop_watchdog::stop::{Category, StopReport};
 use windows_sys::Win32::Foundation::{CloseHandle, INVALID_HANDLE_VALUE};
@@ -62,7 +62,7 @@ impl Scene {
                 ..Program::default()
             },
             limits,
-            together: Together::default(),
+            together: None,
             containment: Containment::default(),
             output_counted: false,
             secrets_dir: None,

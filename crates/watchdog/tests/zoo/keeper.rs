@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use estop_watchdog::guardian::{self, Client, Evidence, Guardian, GuardianSpec, Recorder, StopStep, Streams};
 use estop_watchdog::job::linux::Host;
-use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Tier, Together};
+use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Tier};
 use estop_watchdog::registry::RunDir;
 use estop_watchdog::stop::{Category, StopReport};
 
@@ -211,7 +211,7 @@ impl Keeper {
             instance: format!("zoo-{}", std::process::id()),
             program,
             limits,
-            together: Together::default(),
+            together: None,
             containment: housing.containment(),
             output_counted: false,
             secrets_dir: None,

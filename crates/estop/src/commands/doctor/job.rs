@@ -1,7 +1,7 @@
 //! What the system enforces of a job, by trying.
 
 use estop_watchdog::JobObjectManager;
-use estop_watchdog::job::{CPU_WEIGHT_DEFAULT, Containment, Enforced, JobSpec, Limits, Program, Together};
+use estop_watchdog::job::{CPU_WEIGHT_DEFAULT, Containment, Enforced, JobSpec, Limits, Program};
 use estop_watchdog::ladder::Thresholds;
 
 use super::Check;
@@ -60,7 +60,7 @@ fn spec(site: &Site, limits: Limits) -> JobSpec {
         instance: site.instance(),
         program: Program::default(),
         limits,
-        together: Together::default(),
+        together: None,
         containment: Containment::default(),
         output_counted: false,
         secrets_dir: None,

@@ -33,7 +33,7 @@ use super::Sources;
 use crate::Result;
 use crate::error::Context as _;
 use crate::job::linux::{procfs, ready};
-use crate::job::{DESCRIPTORS, ProcessId, User, Woken};
+use crate::job::{DESCRIPTORS, OF_LIMITS, ProcessId, User, Woken};
 
 /// Another process, whose end is noticed.
 #[derive(Debug)]
@@ -84,8 +84,11 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
     }
     let of_job = count;
     let job = sources.job.descriptors();
-    for (fd, priority) in job.iter().flatten() {
-        fds[count] = PollFd::from_borrowed_fd(*fd, if *priority { PollFlags::PRI } else { PollFlags::IN });
+    let limits = DESCRIPTORS - OF_LIMITS..DESCRIPTORS;
+    let heard = |place: &usize| sources.limits || !limits.contains(place);
+    let there = || (0..DESCRIPTORS).filter(heard).filter_map(|place| Some((place, job[place]?)));
+    for (_, (fd, priority)) in there() {
+        fds[count] = PollFd::from_borrowed_fd(fd, if priority { PollFlags::PRI } else { PollFlags::IN });
         count += 1;
     }
     match ready::wait_for(&mut fds[..count], left) {
@@ -100,13 +103,19 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
         }
     }
     let mut woken = Woken::default();
-    let there = job.iter().enumerate().filter(|(_, descriptor)| descriptor.is_some());
-    for ((place, _), slot) in there.zip(&fds[of_job..count]) {
-        if !slot.revents().is_empty() {
-            woken.by(place);
+    for ((place, _), slot) in there().zip(&fds[of_job..count]) {
+        let said = slot.revents();
+        if !said.is_empty() {
+            woken.by(place, said.contains(PollFlags::ERR));
         }
     }
     Some(woken)
+}
+
+/// How much time of a processor this thread has used.
+pub(super) fn used() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// Makes a file that only its owner can use.

@@ -7,7 +7,7 @@ use super::Server;
 use crate::guardian::evidence::{Evidence, Occasion, Part, Writing};
 use crate::guardian::log::Log;
 use crate::job::Tier;
-use crate::ladder::{Breach, Metric};
+use crate::ladder::{Breach, Metric, Rung};
 use crate::stop::StopReport;
 
 /// The time between two warnings of the same kind.
@@ -31,8 +31,8 @@ pub(super) struct Kept {
     output: u64,
     /// Processes that it is known to have had.
     pids: Vec<u32>,
-    /// What was warned of last, and when.
-    warned: Option<(Metric, Instant)>,
+    /// When each rung of each metric was warned of last.
+    warned: [[Option<Instant>; Rung::ALL.len()]; Metric::ALL.len()],
     /// What is not written yet.
     unwritten: Vec<(Evidence, Writing)>,
 }
@@ -132,10 +132,11 @@ impl Server {
 
     /// One that trembles around its threshold must not fill the log.
     pub(super) fn warn(&mut self, breach: Breach) {
-        if self.kept.warned.is_some_and(|(metric, at)| metric == breach.metric && at.elapsed() < WARNING_PAUSE) {
+        let warned = &mut self.kept.warned[breach.metric as usize][breach.rung as usize];
+        if warned.is_some_and(|at| at.elapsed() < WARNING_PAUSE) {
             return;
         }
-        self.kept.warned = Some((breach.metric, Instant::now()));
+        *warned = Some(Instant::now());
         let (occasion, writing) = self.occasion(WARNING, None);
         let occasion = Occasion { incident: None, reason: breach.to_string(), breach: Some(breach), ..occasion };
         self.keep_at(occasion, &writing);

@@ -4,17 +4,21 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Server, State, Trigger};
 use crate::guardian::log::Log;
+use crate::guardian::platform;
 use crate::guardian::spec::event_of;
-use crate::job::{DESCRIPTORS, Way, Woken};
+use crate::job::{DESCRIPTORS, OF_LIMITS, Way, Woken};
 use crate::ladder::{Breach, Metric, Rung};
-use crate::monitor::PRESSURES;
 use crate::stop::{Category, StoppedBy};
 use crate::throttle::{QUARTER, Shown, Throttle, Verdict, next_rung, way_of};
 
 /// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
 const SAMPLING_SHARE: f64 = 0.01;
 /// The places of those descriptors of a job by which the kernel tells of limits: of refusals and of pressures.
-const OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - PRESSURES.len() - 2..DESCRIPTORS;
+const PLACES_OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - OF_LIMITS..DESCRIPTORS;
+/// However dear they are, this is the longest time without a sample on that account.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A time that no timer reaches.
+const FAR: Duration = Duration::from_hours(24 * 365 * 100);
 /// Out of memory is told before the process is ended that had it: so soon is looked again.
 const SOON: Duration = Duration::from_millis(10);
 
@@ -25,18 +29,21 @@ impl Server {
             return;
         }
         self.prepared.job.woken(woken);
-        if OF_LIMITS.into_iter().any(|place| woken.has(place)) && Instant::now() >= self.affordable {
+        if PLACES_OF_LIMITS.into_iter().any(|place| woken.has(place)) {
             self.sample_in_turn();
-            self.next_sample = self
-                .next_sample
-                .min(Instant::now() + SOON.max(self.affordable.saturating_duration_since(Instant::now())));
+            self.next_sample = self.next_sample.min((Instant::now() + SOON).max(self.affordable));
         }
+    }
+
+    /// Until when the kernel is not heard that tells of limits: the last sample has used up what samples may cost.
+    pub(super) fn deaf_to_limits_until(&self) -> Option<Instant> {
+        Some(self.affordable).filter(|at| Instant::now() < *at)
     }
 
     /// Takes a sample, and says when the next one is due.
     pub(super) fn sample_in_turn(&mut self) {
         let cost = self.sample();
-        self.affordable = Instant::now() + cost.div_f64(SAMPLING_SHARE);
+        self.affordable = Instant::now() + cost.div_f64(SAMPLING_SHARE).min(LONGEST_PAUSE);
         self.next_sample = self.due((Instant::now() + self.sample_interval).max(self.affordable));
     }
 
@@ -45,11 +52,13 @@ impl Server {
         let monitor = self.prepared.job.monitor();
         let thresholds = monitor.thresholds();
         let reached = monitor.last().map_or(0.0, |sample| sample.at_seconds);
-        let time =
-            thresholds.time.next_above(reached).map(|seconds| monitor.started() + Duration::from_secs_f64(seconds));
+        let in_seconds = |seconds| monitor.started() + Duration::try_from_secs_f64(seconds).unwrap_or(FAR);
+        let time = thresholds.time.next_above(reached).map(in_seconds);
         let used = monitor.last_reading().cpu.as_secs_f64();
         let cpu_time = thresholds.cpu_time.next_above(used).map(|seconds| self.earliest(seconds - used));
-        [time, cpu_time].into_iter().flatten().fold(at, Instant::min).max(self.affordable.min(at))
+        // The earliest moment comes again and again, each time a little nearer.
+        let cpu_time = cpu_time.map(|earliest| earliest.max(self.affordable));
+        [time, cpu_time].into_iter().flatten().fold(at, Instant::min)
     }
 
     /// The earliest moment at which so many more seconds of processor time can have been used.
@@ -62,15 +71,15 @@ impl Server {
         Instant::now() + Duration::try_from_secs_f64(seconds / cores.min(processors)).unwrap_or(Duration::from_secs(1))
     }
 
-    /// Takes a sample and acts on what it shows. Returns what it cost.
+    /// Takes a sample and acts on what it shows. Returns what it cost, in time of a processor.
     pub(super) fn sample(&mut self) -> Duration {
-        let before = Instant::now();
         if let Some(log) = &mut self.prepared.log {
             log.bound();
         }
+        let before = platform::used();
         let written = self.prepared.log.as_ref().and_then(Log::written);
         let breach = self.prepared.job.sample(written);
-        let cost = before.elapsed();
+        let cost = platform::used().saturating_sub(before);
         if let Some(breach) = breach {
             self.breached(breach);
         }
@@ -92,10 +101,13 @@ impl Server {
         match event {
             Event::BreachCritical => self.emergency(Trigger::Limit, &reason),
             Event::BreachFreeze => {
-                let held = self.state == State::Held;
-                self.happen(event, Category::Ask, Some(self.freeze_time()));
                 // The kernel may say again and again that it refuses more of the same.
-                if !held && self.state == State::Held {
+                if self.state == State::Held {
+                    return;
+                }
+                let longest = self.begin_hold();
+                self.happen(event, Category::Ask, Some(longest));
+                if self.state == State::Held {
                     self.keep_reason(reason);
                 }
             }
@@ -108,17 +120,14 @@ impl Server {
 
     /// Slows the job down, in the way of what it has too much of, or else by its share of the processors.
     fn throttle(&mut self, breach: &Breach) {
-        let job = &mut self.prepared.job;
-        let reading = *job.monitor().last_reading();
-        let (way, to) = way_of(breach, reading.memory_bytes);
-        for (way, to) in [(way, to), (Way::Cpu, QUARTER)] {
-            let held = &mut self.throttles[way as usize];
-            if held.is_some() {
-                return;
-            }
-            if job.slow(way, Some(to)).is_ok() {
-                *held = Some(Throttle::new(breach.metric, reading.memory_slowed));
-                return;
+        if self.throttles.has(breach.metric) {
+            return;
+        }
+        let reading = *self.prepared.job.monitor().last_reading();
+        for (way, to) in [way_of(breach, reading.memory_charged_bytes), (Way::Cpu, QUARTER)] {
+            let bound = self.throttles.bound(way, None).map_or(to, |bound| bound.min(to));
+            if self.prepared.job.slow(way, Some(bound)).is_ok() {
+                return self.throttles.add(Throttle::new(breach.metric, way, to, reading.memory_slowed));
             }
         }
     }
@@ -130,65 +139,87 @@ impl Server {
         }
         let now = Instant::now();
         let monitor = self.prepared.job.monitor();
-        let (reading, cpu_cores) = (*monitor.last_reading(), monitor.last().map_or(0.0, |sample| sample.cpu_cores));
-        for way in Way::ALL {
-            let Some(throttle) = &mut self.throttles[way as usize] else { continue };
-            let metric = throttle.metric;
-            let standing = self.prepared.job.monitor().standing(metric);
-            match throttle.observe(now, Shown { standing, slowed: reading.memory_slowed, cpu_cores }) {
-                Verdict::Stay => {}
-                Verdict::Lift => self.lift(way),
-                Verdict::Stalled => {
-                    self.lift(way);
-                    self.go_up(metric, reading.memory_bytes);
-                }
+        let (slowed, memory_bytes) = (monitor.last_reading().memory_slowed, monitor.last_reading().memory_bytes);
+        let cpu_cores = monitor.last().map_or(0.0, |sample| sample.cpu_cores);
+        let verdict = self.throttles.iter_mut().find_map(|throttle| {
+            let shown = Shown { standing: monitor.standing(throttle.metric), slowed, cpu_cores };
+            match throttle.observe(now, shown) {
+                Verdict::Stay => None,
+                verdict => Some((verdict, throttle.metric, throttle.way)),
             }
+        });
+        // One at a time: what it leads to may end the job. The others are looked at with the next sample.
+        let Some((verdict, metric, way)) = verdict else { return };
+        self.lift(metric, way);
+        if verdict == Verdict::Stalled
+            && let Some(breach) = next_rung(self.prepared.job.monitor().thresholds(), metric, memory_bytes)
+        {
+            self.breached(breach);
         }
     }
 
-    fn lift(&mut self, way: Way) {
-        // Where the kernel refuses, the job stays slow; the next change of its limits lifts that too.
-        let _ = self.prepared.job.slow(way, None);
-        self.throttles[way as usize] = None;
-    }
-
-    /// It was slowed down and did not get on.
-    fn go_up(&mut self, metric: Metric, memory_bytes: u64) {
-        if let Some(breach) = next_rung(self.prepared.job.monitor().thresholds(), metric, memory_bytes) {
-            self.breached(breach);
+    /// Because of `metric` it is slowed down no more. Where the kernel refuses, that is tried again with the next sample.
+    fn lift(&mut self, metric: Metric, way: Way) {
+        let rest = self.throttles.bound(way, Some(metric));
+        if self.prepared.job.slow(way, rest).is_ok() {
+            self.throttles.remove(metric);
         }
     }
 
     /// In which ways the job is slowed down.
     pub(super) fn throttled(&self) -> impl Iterator<Item = Way> {
-        Way::ALL.into_iter().zip(&self.throttles).filter(|(_, throttle)| throttle.is_some()).map(|(way, _)| way)
+        self.throttles.ways()
     }
 
     /// The limits were changed, which lets the job run on as fast as they allow.
     pub(super) fn forget_throttles(&mut self) {
-        self.throttles = [None; Way::ALL.len()];
+        self.throttles.clear();
     }
 
-    /// How long a freeze by a limit lasts.
-    fn freeze_time(&self) -> Duration {
+    /// The limits were to be changed and are not, which has set those from before again.
+    pub(super) fn throttle_again(&mut self) {
+        for way in Way::ALL {
+            if let Some(bound) = self.throttles.bound(way, None) {
+                // As for the first time: where the kernel refuses, the ladder goes on.
+                let _ = self.prepared.job.slow(way, Some(bound));
+            }
+        }
+    }
+
+    /// A limit has frozen the job: for how long.
+    fn begin_hold(&mut self) -> Duration {
         let spec = &self.prepared.spec;
-        let rule = spec.thaw.filter(|rule| self.released < rule.most);
+        self.held_until = Some(Instant::now() + spec.freeze_max);
+        let rule = spec.thaw.filter(|_| self.may_be_released());
         rule.map_or(spec.freeze_max, |rule| rule.after.min(spec.freeze_max))
     }
 
-    /// Whether the end of a freeze by a limit lets the job run on.
-    pub(super) fn may_be_released(&self) -> bool {
-        let spec = &self.prepared.spec;
-        spec.thaw.is_some_and(|rule| self.released < rule.most && rule.after < spec.freeze_max)
+    /// Whether the workload's rule lets it run on after a freeze by a limit: not while somebody else wants it frozen.
+    fn may_be_released(&self) -> bool {
+        !self.wanted_frozen && self.prepared.spec.thaw.is_some_and(|rule| self.released < rule.most)
+    }
+
+    /// The time of a freeze by a limit is over, or that of the rule by which it runs on.
+    pub(super) fn end_hold(&mut self) -> Event {
+        match self.held_until {
+            Some(until) if Instant::now() < until && self.may_be_released() => Event::Release,
+            Some(until) if Instant::now() < until => {
+                self.deadline = Some(until);
+                Event::HoldOn
+            }
+            _ => Event::Deadline,
+        }
     }
 
     /// It was let run on by its rule: what it does from now on is judged afresh.
     pub(super) fn count_release(&mut self) {
         self.released += 1;
+        self.record.breach = None;
         self.prepared.job.judge_afresh();
-        self.forget_throttles();
         for way in Way::ALL {
-            self.lift(way);
+            // Where the kernel refuses, the next change of limits lifts it.
+            let _ = self.prepared.job.slow(way, None);
         }
+        self.throttles.clear();
     }
 }

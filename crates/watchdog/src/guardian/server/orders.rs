@@ -115,6 +115,7 @@ impl Server {
                 self.holder = Holder::Operator;
                 self.deadline = Some(until);
             }
+            (State::Held, None) => self.wanted_frozen = true,
             _ => {}
         }
     }
@@ -187,7 +188,10 @@ impl Server {
     fn set_limits(&mut self, body: &[u8]) -> std::result::Result<(), String> {
         let (limits, thresholds): (Limits, Thresholds) =
             serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        self.prepared.job.set_limits(limits, thresholds).map_err(|error| error.to_string())?;
+        self.prepared.job.set_limits(limits, thresholds).map_err(|error| {
+            self.throttle_again();
+            error.to_string()
+        })?;
         let spec = &mut self.prepared.spec;
         (spec.job.limits, spec.thresholds) = (limits, thresholds);
         self.forget_throttles();

@@ -29,6 +29,8 @@ const ASIDE: &str = "estop-self";
 /// Why what all jobs may have together cannot be kept.
 pub(super) const TOGETHER: &str =
     "only the cgroup controllers `memory`, `cpu` and `pids` keep it; run estop as root, or have them delegated";
+/// What `cgroup.events` says of a group that nothing is in.
+const EMPTY: &[u8] = b"populated 0";
 /// How often a busy `rmdir` is tried again.
 const REMOVE_TRIES: u32 = 50;
 
@@ -180,7 +182,9 @@ impl Cgroup {
     }
 
     fn limit(&mut self, spec: &JobSpec) -> Result<()> {
-        self.limit_together(&spec.together)?;
+        if let Some(together) = &spec.together {
+            self.limit_together(together)?;
+        }
         let path = self.id.path.clone();
         self.set_limits(&spec.limits).on("limit", &path)
     }
@@ -374,7 +378,7 @@ impl Cgroup {
 
     /// Waits until the kernel calls it empty, at most `wait`.
     pub(super) fn wait_empty(&self, wait: Duration) -> bool {
-        self.wait_event(b"populated 0", wait)
+        self.wait_event(EMPTY, wait)
     }
 
     /// Waits until a line of `cgroup.events` reads `wanted`. No allocation: it is part of the kill path.
@@ -382,7 +386,12 @@ impl Cgroup {
         let deadline = Instant::now() + wait;
         loop {
             let mut buffer = [0; 256];
-            let length = self.events.read_at(&mut buffer, 0).unwrap_or(0);
+            let length = match self.events.read_at(&mut buffer, 0) {
+                Ok(length) => length,
+                // It was removed, which is possible only while nothing is in it.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return wanted == EMPTY,
+                Err(_) => 0,
+            };
             if buffer[..length].split(|&byte| byte == b'\n').any(|line| line == wanted) {
                 return true;
             }
@@ -446,6 +455,11 @@ impl Cgroup {
             Way::Memory => self.memory.as_ref().ok_or_else(unsupported)?.slow(to),
             Way::Io => self.io.as_mut().ok_or_else(unsupported)?.slow(to),
         }
+    }
+
+    /// Whether what asks for more memory than it is to have can be kept waiting.
+    pub(super) fn slows_memory(&self) -> bool {
+        self.memory.as_ref().is_some_and(Memory::slows)
     }
 
     /// What signals when the kernel has ended a process for lack of memory, or refused a new one; each with whether it does so

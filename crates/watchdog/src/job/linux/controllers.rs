@@ -97,7 +97,12 @@ impl Memory {
         self.bounds.set_max(max)
     }
 
-    /// Keeps what has more than `to` bytes waiting for more.
+    /// Whether what asks for more can be kept waiting.
+    pub(super) fn slows(&self) -> bool {
+        self.bounds.version == Version::V2
+    }
+
+    /// Keeps what has more than `to` bytes waiting for more. May itself wait for that to be taken back.
     pub(super) fn slow(&self, to: Option<f64>) -> io::Result<()> {
         match (self.bounds.version, to) {
             (Version::V2, to) => fs::write(self.bounds.group.join("memory.high"), bound(to)),
@@ -130,6 +135,7 @@ impl Memory {
         let exact = exact.unwrap_or_else(|| self.sum_up(current));
         self.exact = Some(exact);
         (reading.memory_bytes, reading.swap_bytes) = (exact.memory.min(current), exact.swap);
+        reading.memory_charged_bytes = current;
         if let Some(events) = self.events.as_ref().map(Lines::of) {
             reading.oom_kills = events.get(b"oom_kill").unwrap_or(0);
             reading.memory_slowed = events.get(b"high").unwrap_or(0);

@@ -28,7 +28,8 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_sig
 
 use super::spec::{Limits, MARKER};
 use super::{
-    DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Reach, Tier, User, Way, Woken,
+    DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Reach, Tier, Together, User, Way,
+    Woken,
 };
 use crate::error::Context as _;
 use crate::ladder::Thresholds;
@@ -95,6 +96,8 @@ pub struct LinuxJob {
     walked: Option<(Instant, Duration)>,
     host: Waiting,
     triggers: Triggers,
+    /// Copies of this process that wait for the kernel.
+    slowing: Vec<Child>,
     /// When the pressures were read last that nothing asks for.
     pressed: Option<Instant>,
 }
@@ -130,7 +133,7 @@ impl LinuxJob {
         if let Some(required) = containment.require_tier.filter(|required| tier < *required) {
             return Err(Error::TierTooLow { offered: tier, required, reason: host.why_not(required, containment) });
         }
-        if let Some(limit) = spec.together.first().filter(|_| cgroup_root.is_none()) {
+        if let Some(limit) = spec.together.as_ref().and_then(Together::first).filter(|_| cgroup_root.is_none()) {
             return Err(Error::Unenforceable { limit, reason: cgroup::TOGETHER });
         }
         // A PID namespace has an init, which is estop's.
@@ -169,6 +172,7 @@ impl LinuxJob {
             walked: None,
             host: Waiting::of_host(),
             triggers: Triggers::default(),
+            slowing: Vec::new(),
             pressed: None,
         })
     }
@@ -536,7 +540,19 @@ impl Job for LinuxJob {
 
     fn slow(&mut self, way: Way, to: Option<f64>) -> io::Result<()> {
         let cgroup = self.cgroup.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        cgroup.slow(&self.limits, way, to)
+        if way != Way::Memory || to.is_none() || !cgroup.slows_memory() {
+            return cgroup.slow(&self.limits, way, to);
+        }
+        // The kernel takes back what is beyond the bound before it answers, which can take long: a copy of this process waits for it.
+        self.slowing.retain(|child| !ready::readable(&child.fd, Duration::ZERO) || reap(child).is_none());
+        match fork()? {
+            None => {
+                let_go_of_descriptors();
+                leave(i32::from(cgroup.slow(&self.limits, way, to).is_err()))
+            }
+            Some(child) => self.slowing.push(child),
+        }
+        Ok(())
     }
 
     fn listen(&mut self, thresholds: &Thresholds) {
@@ -545,7 +561,7 @@ impl Job for LinuxJob {
 
     fn woken(&mut self, by: Woken) {
         for place in (0..PRESSURES.len()).filter(|place| by.has(FIRST_TRIGGER + place)) {
-            self.triggers.fired(place);
+            self.triggers.fired(place, by.is_faulty(FIRST_TRIGGER + place));
         }
         if let Some(cgroup) = self.cgroup.as_ref().filter(|_| by.has(FIRST_TRIGGER - 2)) {
             cgroup.hear();
@@ -598,4 +614,10 @@ fn pid_of(fd: &OwnedFd) -> Option<u32> {
     use std::os::fd::AsRawFd as _;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
+/// How a child of this process ended, if it did.
+fn reap(child: &Child) -> Option<Exit> {
+    let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    ended.ok()?.map(|status| Exit { code: status.exit_status(), signal: status.terminating_signal() })
 }

@@ -61,7 +61,8 @@ impl Triggers {
     /// One for the gravest rung of each pressure in `thresholds`. One that cannot be had leaves it to the samples.
     pub(super) fn set(thresholds: &Thresholds, group: Option<&Path>) -> Self {
         Self(PRESSURES.map(|metric| {
-            let share = thresholds.of(metric).top()?.at;
+            let steps = thresholds.of(metric);
+            let share = steps.max.or_else(|| steps.set().last().map(|(_, step)| step))?.at;
             let path = match KINDS.into_iter().zip(PRESSURES).find(|(_, own)| *own == metric) {
                 Some((kind, _)) => group?.join(format!("{kind}.pressure")),
                 None => Path::new(HOST).join(kind_of_host(metric)),
@@ -75,9 +76,12 @@ impl Triggers {
         self.0.each_ref().map(|trigger| trigger.as_ref().map(|trigger| trigger.file.as_fd()))
     }
 
-    /// The one at this place has fired.
-    pub(super) fn fired(&mut self, place: usize) {
-        if let Some(Some(trigger)) = self.0.get_mut(place) {
+    /// The one at this place has fired; or it has failed, as when the group is gone, and says so for ever: it goes.
+    pub(super) fn fired(&mut self, place: usize, failed: bool) {
+        let Some(slot) = self.0.get_mut(place) else { return };
+        if failed {
+            *slot = None;
+        } else if let Some(trigger) = slot {
             trigger.fired = true;
         }
     }

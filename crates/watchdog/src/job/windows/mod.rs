@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{
-    Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, Reach, TERMINATE, Tier, User,
-    Way, Woken,
+    Bytes, Enforced, Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Proof, Reach, TERMINATE, Tier,
+    Together, User, Way, Woken,
 };
 use crate::error::Context as _;
 use crate::ladder::{Metric, Thresholds};
@@ -86,7 +86,7 @@ impl WindowsJob {
     /// # Errors
     /// What the system answers.
     pub fn create(spec: &JobSpec) -> Result<Self> {
-        if let Some(limit) = spec.together.first() {
+        if let Some(limit) = spec.together.as_ref().and_then(Together::first) {
             let reason = "on Windows each workload has limits of its own alone";
             return Err(Error::Unenforceable { limit, reason });
         }
