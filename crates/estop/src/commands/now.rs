@@ -71,6 +71,7 @@ pub(super) fn now(site: &Site, names: &[String], reason: &str, category: u8, out
         workloads: Vec::new(),
         protects: Vec::new(),
         reports: Vec::new(),
+        over: false,
     };
     let recording = Recording::begin(site, incident.clone(), names);
     let stopped = emergency::critical_stop(&site.instances(), Request { names, category, reason, incident: &id });

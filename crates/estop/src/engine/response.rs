@@ -46,6 +46,9 @@ pub struct Emergency {
     pub protects: Vec<String>,
     /// What was stopped.
     pub reports: Vec<StopReport>,
+    /// Whether the jobs had been latched and had ended before. A person may have released and started them again since, which no
+    /// incident takes back.
+    pub over: bool,
 }
 
 /// Opens an incident for `emergency` and records it. The steps of the stop are taken over as they were.
@@ -103,6 +106,13 @@ fn plan(site: &Site, emergency: &Emergency) -> Result<Incident> {
         incident.opened = began;
     }
     take_over(&mut incident, &emergency.reports);
+    if emergency.over && emergency.reports.is_empty() {
+        incident.already_taken(StepKind::Latch, StepState::Done, 0.0, &object(json!({})));
+        for kind in [StepKind::Freeze, StepKind::Capture, StepKind::Stop] {
+            let detail = object(json!({"reason": "the job had ended"}));
+            incident.already_taken(kind, StepState::Skipped, 0.0, &detail);
+        }
+    }
     Ok(incident)
 }
 
@@ -136,6 +146,7 @@ pub fn attend(
         workloads: vec![outcome.name.clone()],
         protects: protects.to_vec(),
         reports: outcome.report.iter().cloned().collect(),
+        over: true,
     };
     if let Some(id) = outcome.incident.as_deref().filter(|_| !outcome.opened_incident) {
         match take_part(site, id, &outcome.name, patient)? {
