@@ -64,6 +64,8 @@ pub(super) fn arguments(id: ProcessId) -> String {
 /// Waits at most `left` for something to happen.
 pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
     debug_assert!(sources.notify.is_none(), "there is no such socket here");
+    // Messages about limits are read with every look, and wake nobody up by themselves.
+    let _ = sources.limits;
     let mut handles: Vec<RawHandle> = vec![sources.now_file.handle(), sources.signals.handle()];
     handles.extend(sources.brain.map(|Watched(held)| held.borrowed().as_raw_handle()));
     let main = sources.job.main_handle();
