@@ -45,6 +45,11 @@ impl Listener {
         Ok(Self { name, next })
     }
 
+    /// Whether it outlives this brain. A pipe does not.
+    pub(crate) fn is_kept(&self) -> bool {
+        false
+    }
+
     /// Waits for the next who asks.
     ///
     /// # Errors
