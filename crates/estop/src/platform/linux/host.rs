@@ -128,7 +128,12 @@ fn seccomp(host: &Host) -> Check {
 
 /// Lets the kernel limit the jobs of an ordinary user, where its service manager has delegated a cgroup.
 pub(crate) fn make_room_for_jobs() {
-    estop_watchdog::job::linux::step_aside();
+    if estop_watchdog::job::linux::step_aside() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+        // The kernel lets nobody into a group that hands controllers on, and there systemd starts a service.
+        tracing::warn!(
+            "systemd cannot start this unit again while workloads run: have `DelegateSubgroup=estop-self` in it (systemd 254)"
+        );
+    }
 }
 
 /// How the limit called `name` would be enforced by the kernel.

@@ -46,6 +46,7 @@ impl Listener {
     }
 
     /// Whether it outlives this brain. A pipe does not.
+    #[expect(clippy::unused_self, reason = "as on the other platforms")]
     pub(crate) fn is_kept(&self) -> bool {
         false
     }
