@@ -10,7 +10,7 @@ place=/run/estop-test
 estop=$place/estop
 mkdir -p "$place/none"
 cp "$built" "$estop"
-cat >"$place/estop.toml" <<'END_OF_CONFIGURATION'
+cat >"$place/estop.toml" <<END_OF_CONFIGURATION
 [workload.a]
 command = ["/bin/sleep", "1000"]
 memory_max = "64MiB"
@@ -18,6 +18,11 @@ pids_max = 20
 
 [workload.b]
 command = ["/bin/sleep", "2000"]
+autostart = false
+
+[workload.c]
+command = ["/bin/sh", "-c", "trap 'echo asked >$place/asked; exit 0' TERM; while :; do /bin/sleep 0.1; done"]
+restart = "always"
 autostart = false
 END_OF_CONFIGURATION
 
@@ -185,4 +190,17 @@ ask down >/dev/null || fail "it does not go down"
 wait_for "the unit is inactive" '[ "$(shown ActiveState)" = inactive ]'
 [ -z "$(scope b)" ] || wait_for "the scope is gone" '[ -z "$(scope b)" ]'
 [ ! -e "$place/state/run/brain.sock" ] || fail "the socket is still there"
+echo "the host shuts down: the daemon goes first, and workloads are asked to end"
+ask reset --reason "the test goes on" >/dev/null 2>&1 || true
+systemctl start estop || fail "it does not start"
+ask start c >/dev/null || fail "it does not start"
+starts=$(grep -c 'started workload="c"' "$place/log")
+# All that a shutdown stops in order, without its last step. This machine's own service is not among that.
+printf '[Unit]\nDefaultDependencies=no\nRequires=shutdown.target\n' >/run/systemd/system/test-down.target
+systemctl daemon-reload
+systemctl start --job-mode=replace-irreversibly test-down.target || fail "it does not shut down"
+wait_for "the unit is inactive" '[ "$(shown ActiveState)" = inactive ]'
+wait_for "the scopes are gone" '[ -z "$(scope a)$(scope c)" ]'
+[ -e "$place/asked" ] || fail "the workload was not asked"
+[ "$(grep -c 'started workload="c"' "$place/log")" = "$starts" ] || fail "it was started again"
 echo "all passed"
