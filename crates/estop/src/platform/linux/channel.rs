@@ -81,7 +81,8 @@ fn take_up(path: &Path) -> Option<UnixListener> {
     taken
 }
 
-/// The name by which the socket at `path` is kept. It says which file it is bound to: another in its place is another brain's.
+/// The name by which the socket at `path` is kept. It says which file it is bound to, whose number is nobody else's
+/// while the socket lives: another in its place is another brain's.
 fn name_of(path: &Path) -> Option<String> {
     let found = std::fs::symlink_metadata(path).ok().filter(|found| found.file_type().is_socket())?;
     Some(format!("brain-{}-{}", found.dev(), found.ino()))
