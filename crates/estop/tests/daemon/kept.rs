@@ -112,6 +112,12 @@ fn who_asks_between_two_daemons_is_answered_by_the_next() {
     let environment = String::from_utf8_lossy(&read(format!("/proc/{workload}/environ")).unwrap()).into_owned();
     assert!(!environment.contains("LISTEN_"), "what is the daemon's own was handed on: {environment}");
 
+    // Who asks in vain is told who hangs: not the daemon that opened the socket.
+    brain.signal(Signal::STOP);
+    let seen = scene.json(0, &["status"])["brain"].clone();
+    assert_eq!((&seen["answers"], &seen["pid"]), (&false.into(), &brain.pid().into()));
+    brain.signal(Signal::CONT);
+
     // Told to end, it leaves the file for the next.
     brain.leave();
     assert!(scene.run_dir().join("brain.sock").exists());
