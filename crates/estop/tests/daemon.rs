@@ -10,6 +10,8 @@ mod daemon {
     mod health;
     mod incidents;
     #[cfg(unix)]
+    mod kept;
+    #[cfg(unix)]
     mod output;
     mod schedule;
     mod secrets;

@@ -100,6 +100,7 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
         down,
     });
     let listener = Listener::bind(&brain.site.run_dir)?;
+    let kept = listener.is_kept();
     tokio::spawn(server::serve(Arc::clone(&brain), listener));
     let supervise = |(name, inbox): (String, _)| {
         (name.clone(), tokio::spawn(Supervisor::new(Arc::clone(&brain), name, inbox).run()))
@@ -124,7 +125,10 @@ pub async fn run(site: Site, end: impl Future<Output = Result<bool>>, ready: imp
     let histories = Arc::clone(&brain);
     // What is not written by then is missing from the histories, which say so.
     let _ = tokio::task::spawn_blocking(move || histories.histories.close()).await;
-    let _ = std::fs::remove_file(brain.site.brain_socket());
+    // By it `down` sees the end; who asks while the next brain starts is to find it.
+    if stop_workloads || !kept {
+        let _ = std::fs::remove_file(brain.site.brain_socket());
+    }
     drop(lock);
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::config::{Restart, Workload};
 use crate::engine::launch::{Launch, Stores};
 use crate::engine::response;
 use crate::failure::{Failure, Result};
+use crate::platform::service;
 
 /// Who ran for so long did not fail at the start.
 const STEADY: Duration = Duration::from_mins(1);
@@ -230,8 +231,14 @@ impl Supervisor {
             && let Some(entry) = dir.entry()?
             && let Some(guardian) = Watched::open(entry.guardian)
         {
-            let asked = dir.clone();
-            let adopted = tokio::task::spawn_blocking(move || Client::new(&asked)?.adopt()).await;
+            let (asked, pid, id) = (dir.clone(), entry.guardian.pid, entry.id.clone());
+            let adopt = move || {
+                let status = Client::new(&asked)?.adopt()?;
+                // If it was not, when it was started.
+                service::set_apart(pid, asked.name(), &id);
+                Ok::<_, estop_watchdog::Error>(status)
+            };
+            let adopted = tokio::task::spawn_blocking(adopt).await;
             let age = match adopted {
                 Ok(Ok(status)) => Duration::from_secs_f64(status.uptime_seconds),
                 // Its end, which it is just coming to, is what the wait is for.
@@ -290,9 +297,10 @@ impl Supervisor {
         let keys = if needs_keys { Some(self.brain.keys().await?) } else { None };
         let spec = launch.guardian_spec(keys, &stores).await?;
         let streams = self.streams()?;
-        let guardian = tokio::task::spawn_blocking(move || guardian::start(&spec, streams))
-            .await
-            .map_err(|error| Failure::failed(error.to_string(), ""))??;
+        let start =
+            move || guardian::start_placed(&spec, streams, |pid| service::set_apart(pid, &spec.job.name, &spec.job.id));
+        let guardian =
+            tokio::task::spawn_blocking(start).await.map_err(|error| Failure::failed(error.to_string(), ""))??;
         let identity = process_id(guardian.process.id()).and_then(Watched::open);
         let watched = identity
             .ok_or_else(|| Failure::failed(format!("the guardian of {} ended at once", self.name), "see its output"))?;

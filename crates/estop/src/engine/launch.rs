@@ -21,7 +21,8 @@ use crate::platform::{Account, account, words};
 use crate::site::Site;
 
 /// The variables by which a service manager tells a service how to speak to it. See `sd_notify(3)`.
-const SERVICE_MANAGERS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const SERVICE_MANAGERS: [&str; 7] =
+    ["FDSTORE", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// How a workload is started.
 #[derive(Debug)]

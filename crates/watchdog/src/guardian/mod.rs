@@ -31,7 +31,7 @@ pub use health::NotifySpec;
 pub use log::LogSpec;
 pub use platform::{Watched, Writing, order};
 pub use spec::{Ask, GuardianSpec, OnBrainLoss, OnBreach, StopStep, ThawRule};
-pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start};
+pub use start::{ARGUMENT, Guardian, OWN_VARIABLES, Streams, enter, start, start_placed};
 
 /// What wakes a guardian up.
 struct Sources<'a> {

@@ -64,7 +64,17 @@ impl Default for Streams {
 /// # Errors
 /// What kept the program from running, as the guardian reports it.
 pub fn start(spec: &GuardianSpec, streams: Streams) -> Result<Guardian> {
+    start_placed(spec, streams, |_| {})
+}
+
+/// As [`start`], for a service that puts its guardians somewhere of their own: `place` gets the PID of the guardian's process before
+/// anything is started in it.
+///
+/// # Errors
+/// What kept the program from running, as the guardian reports it.
+pub fn start_placed(spec: &GuardianSpec, streams: Streams, place: impl FnOnce(u32)) -> Result<Guardian> {
     let (mut process, starter) = platform::launch(spec, streams)?;
+    place(process.id());
     let dir = RunDir::at(&spec.run_dir).job(&spec.job.name);
     match converse(starter, &mut process, spec) {
         Ok(()) => Ok(Guardian { process, dir, id: spec.job.id.clone() }),

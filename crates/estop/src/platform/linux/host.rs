@@ -5,6 +5,8 @@ use std::path::Path;
 use estop_watchdog::job::Tier;
 use estop_watchdog::job::linux::Host;
 
+use super::programs::find_program;
+use super::scope;
 use crate::commands::doctor::Check;
 use crate::site::Site;
 
@@ -23,6 +25,7 @@ pub(crate) fn checks(site: &Site, limits: Vec<Check>) -> (Tier, Vec<Check>) {
     ];
     checks.extend(limits);
     checks.push(pressure());
+    checks.push(systemd());
     if let Ok(root) = &host.cgroup_root {
         // The look made it, if it was not there. The kernel refuses where there are jobs below.
         let _ = std::fs::remove_dir(root);
@@ -125,12 +128,35 @@ fn seccomp(host: &Host) -> Check {
 
 /// Lets the kernel limit the jobs of an ordinary user, where its service manager has delegated a cgroup.
 pub(crate) fn make_room_for_jobs() {
-    estop_watchdog::job::linux::step_aside();
+    if estop_watchdog::job::linux::step_aside() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+        // The kernel lets nobody into a group that hands controllers on, and there systemd starts a service.
+        tracing::warn!(
+            "systemd cannot start this unit again while workloads run: have `DelegateSubgroup=estop-self` in it (systemd 254)"
+        );
+    }
 }
 
 /// How the limit called `name` would be enforced by the kernel.
 pub(crate) fn how_to_enforce(name: &str) -> String {
     format!("have the controller `{name}` delegated, or run estop as root")
+}
+
+/// Where guardians of a service stand, and so what reaches them.
+fn systemd() -> Check {
+    if !scope::is_init() {
+        return Check::ok("systemd", "is not this host's init; guardians need none to outlive the daemon");
+    }
+    let path = std::env::var_os("PATH");
+    let tool = find_program("systemd-run", Path::new("/"), path.as_deref());
+    let why = scope::obstacle().or_else(|| tool.is_err().then_some("there is no systemd-run"));
+    match why {
+        None => Check::ok("systemd", "the guardians of a service get scopes of their own"),
+        Some(why) => Check::lacking(
+            "systemd",
+            format!("{why}: guardians of a service stay in its cgroup"),
+            "have `KillMode=process` in its unit, so that a restart leaves them running; `systemctl kill` ends them",
+        ),
+    }
 }
 
 fn pressure() -> Check {

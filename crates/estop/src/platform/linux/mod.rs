@@ -12,6 +12,7 @@ pub(crate) mod host;
 pub(crate) mod places;
 pub(crate) mod processes;
 pub(crate) mod programs;
+mod scope;
 pub(crate) mod service;
 pub(crate) mod terminal;
 pub(crate) mod words;

@@ -45,6 +45,12 @@ impl Listener {
         Ok(Self { name, next })
     }
 
+    /// Whether it outlives this brain. A pipe does not.
+    #[expect(clippy::unused_self, reason = "as on the other platforms")]
+    pub(crate) fn is_kept(&self) -> bool {
+        false
+    }
+
     /// Waits for the next who asks.
     ///
     /// # Errors

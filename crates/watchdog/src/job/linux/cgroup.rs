@@ -92,22 +92,24 @@ pub(super) fn place() -> std::result::Result<PathBuf, String> {
 }
 
 /// Lets the group of this process hand its controllers on to those of jobs, where a service manager has delegated it to an ordinary
-/// user: a group with processes of its own cannot, so this process goes into one below. Only if it is alone there.
-pub fn step_aside() {
+/// user: a group with processes of its own cannot, so this process goes into one below. Only if it is alone there. Whether it
+/// did.
+pub fn step_aside() -> bool {
     if rustix::process::geteuid().is_root() {
-        return;
+        return false;
     }
-    let Ok(root) = place() else { return };
-    let Some(base) = root.parent().filter(|base| !base.join(ASIDE).exists()) else { return };
+    let Ok(root) = place() else { return false };
+    let Some(base) = root.parent().filter(|base| !base.join(ASIDE).exists()) else { return false };
     let alone = fs::read_to_string(base.join("cgroup.procs")).is_ok_and(|members| {
         let own = std::process::id().to_string();
         members.lines().all(|member| member == own)
     });
     let aside = base.join(ASIDE);
     // Where it is not this user's group, or nothing is handed on anyway, all stays as it is.
-    if alone && has_controllers(base) && fs::create_dir(&aside).is_ok() {
-        let _ = fs::write(aside.join("cgroup.procs"), std::process::id().to_string());
-    }
+    alone
+        && has_controllers(base)
+        && fs::create_dir(&aside).is_ok()
+        && fs::write(aside.join("cgroup.procs"), std::process::id().to_string()).is_ok()
 }
 
 fn has_controllers(group: &Path) -> bool {
