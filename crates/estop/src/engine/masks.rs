@@ -141,6 +141,10 @@ impl Masks {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use estop_secrets::exposure::{Channel, Exposure};
+    use estop_secrets::{SecretName, Version};
+
     use super::*;
 
     fn masks(values: &[&str]) -> Masks {
@@ -161,5 +165,19 @@ mod tests {
         assert_eq!(part(&masks, "ttery, corre"), "ttery, corre");
         assert_eq!(part(&masks, "aple-staple staple-st"), "*** ***");
         assert_eq!(part(&masks, ""), "");
+    }
+
+    /// Whoever writes down what was masked relies on it.
+    #[test]
+    fn what_could_not_be_read_is_not_taken_for_masked() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ExposureLedger::new(dir.path().join("exposure"));
+        let name = SecretName::new("db/password".to_owned()).unwrap();
+        ledger.record(&[Exposure::now("w", "run", name, Version(1), Channel::Env)]).unwrap();
+        let mut masks = Masks::default();
+        let mut read = || masks.read(&ledger, "w", || Err(Failure::failed("the Vault is away", "")));
+        for _ in 0..3 {
+            assert_eq!(read().unwrap_err().message, "the Vault is away");
+        }
     }
 }

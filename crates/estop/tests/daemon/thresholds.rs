@@ -175,3 +175,28 @@ fn one_that_only_waits_for_memory_goes_up_the_ladder() {
     assert_eq!(breach["limit"]["metric"], "memory", "{breach:#}");
     assert!(breach["reason"].as_str().unwrap().ends_with("did not get on"), "{breach:#}");
 }
+
+#[test]
+fn what_a_person_wants_frozen_no_rule_lets_run_on() {
+    let scene = Scene::new();
+    let ticks = scene.path().join("ticks");
+    scene.house().config(&format!(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>{}; sleep 0.05; done\"]\n\
+         limits.time.freeze = \"300ms\"\nthaw_after = \"2s\"\n",
+        ticks.display()
+    ));
+    let brain = scene.up();
+    scene.wait_state("a", "frozen");
+    scene.json(0, &["freeze", "a"]);
+    let written = || std::fs::metadata(&ticks).map_or(0, |metadata| metadata.len());
+    let (before, since) = (written(), std::time::Instant::now());
+    until("the rule's time is over", || since.elapsed() > std::time::Duration::from_millis(2500));
+    let status = scene.status("a");
+    assert_eq!((&status["state"], &status["thaws"]), (&"frozen".into(), &0.into()), "{status:#}");
+    assert_eq!(written(), before, "it ran on");
+    scene.json(0, &["thaw", "a"]);
+    until("that person lets it run on", || written() > before);
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
