@@ -200,3 +200,38 @@ fn what_a_person_wants_frozen_no_rule_lets_run_on() {
     brain.wait().expect(0);
     scene.expect_nothing_left();
 }
+
+/// Needs a whole cgroup v2, as `scripts/vm` has it, and a disk.
+#[cfg(unix)]
+#[test]
+fn one_that_writes_too_much_is_slowed_down_on_its_devices() {
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !crate::scene::is_root() || !controllers.contains("io") {
+        return eprintln!("NOT TESTED: there is no cgroup v2 with the controller `io` (scripts/test --vm has it)");
+    }
+    let scene = Scene::new();
+    let Some(disk) = crate::scene::frozen::Freezable::mount(&scene.path()) else { return };
+    let file = disk.path().join("written");
+    let dd = format!("dd if=/dev/zero of={} bs=64k count=8 oflag=direct conv=notrunc 2>/dev/null", file.display());
+    scene.house().config(&format!(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do {dd}; done\"]\nlimits.io.throttle = \"512KiB\"\n"
+    ));
+    let brain = scene.up();
+    until("it is slowed down", || scene.status("a")["throttled"] == serde_json::json!(["io"]));
+    let written = || scene.status("a")["io_bytes"].as_u64().unwrap();
+    let mut last = (std::time::Instant::now(), written());
+    until("it writes no more than the rung", || {
+        let (since, before) = last;
+        if since.elapsed() < std::time::Duration::from_secs(3) {
+            return false;
+        }
+        let seconds = since.elapsed().as_secs_f64();
+        let now = written();
+        last = (std::time::Instant::now(), now);
+        // Its reading and writing are limited each, and what is asked for at once is let through at once.
+        u32::try_from(now - before).is_ok_and(|bytes| f64::from(bytes) / seconds < f64::from(1 << 20))
+    });
+    scene.json(0, &["down"]);
+    brain.wait().expect(0);
+    scene.expect_nothing_left();
+}
