@@ -136,10 +136,10 @@ fn an_emergency_whose_guardian_died_is_carried_through_by_its_run() {
     kill_guardian(&scene, &first);
     let answer = scene.json(if proven { 0 } else { 3 }, &["now"]);
     first.signal(Signal::CONT);
-    first.wait().expect(125);
+    let lost = first.wait().expect(125);
     if proven {
         let shown = scene.json(0, &["incident", "show", answer["incident"].as_str().unwrap()]);
-        assert_eq!(shown["outcome"], "stopped", "{shown:#}");
+        assert_eq!(shown["outcome"], "stopped", "{lost:?} {shown:#}");
     }
     scene.expect_nothing_left();
 }

@@ -110,6 +110,8 @@ pub enum Error {
         name: String,
         /// What is known of its end.
         detail: String,
+        /// Its record of the job, if it had come that far: its program may have been at work.
+        left: Option<Box<crate::registry::Entry>>,
     },
     /// The namespaces or the gate of a new process could not be set up.
     #[error("cannot contain the program: {0}")]

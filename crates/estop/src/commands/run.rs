@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use estop_recovery::{Event, Incident, IncidentId, StepState};
 use estop_watchdog::emergency::settle_abandoned;
-use estop_watchdog::guardian::{self, Guardian, Streams};
+use estop_watchdog::guardian::{self, Streams};
 use estop_watchdog::job::{Exit, Isolation, Tier};
 use estop_watchdog::latch::Latch;
 use estop_watchdog::monitor::Peak;
-use estop_watchdog::registry::Outcome;
+use estop_watchdog::registry::{Entry, JobDir, Outcome, RunDir};
 use estop_watchdog::stop::StoppedBy;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -102,7 +102,15 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     })?;
     foreground.keep_signals();
     let histories = Histories::keep(&site);
-    let mut guardian = guardian::start(&spec, Streams::default()).map_err(start_failure)?;
+    let mut guardian = match guardian::start(&spec, Streams::default()) {
+        Ok(guardian) => guardian,
+        // It may have died, with its program at work, before it could say that this had begun.
+        Err(estop_watchdog::Error::GuardianDied { left: Some(entry), .. }) => {
+            let dir = RunDir::at(&spec.run_dir).job(&name);
+            return Err(lost(&site, &dir, &spec.job.id, Some(*entry), &stores, output));
+        }
+        Err(error) => return Err(start_failure(error)),
+    };
     drop(spec);
     histories.follow(&guardian.dir, &guardian.id);
     let entry = guardian.dir.entry()?;
@@ -115,7 +123,7 @@ fn attempt(arguments: &Arguments, options: &RunArguments, output: &Output) -> Re
     // It is written while the rest goes on, and waited for at the end.
     histories.end(&name, &guardian.id, entry.as_ref(), exit);
     let Some(outcome) = outcome else {
-        return Err(lost(&site, &guardian, &stores, output));
+        return Err(lost(&site, &guardian.dir, &guardian.id, entry, &stores, output));
     };
     let incident = match recover(&site, &outcome, &stores, output) {
         Ok(incident) => {
@@ -213,9 +221,9 @@ fn start_failure(error: estop_watchdog::Error) -> Failure {
 
 /// The guardian ended without a word. Its job ended with it, or is ended here; if it died in an emergency, the rest of that
 /// follows.
-fn lost(site: &Site, guardian: &Guardian, stores: &Stores, output: &Output) -> Failure {
-    let entry = guardian.dir.entry().ok().flatten().filter(|entry| entry.id == guardian.id);
-    let stranded = settle_abandoned(&guardian.dir, &guardian.id);
+fn lost(site: &Site, dir: &JobDir, id: &str, entry: Option<Entry>, stores: &Stores, output: &Output) -> Failure {
+    let entry = entry.filter(|entry| entry.id == id);
+    let stranded = settle_abandoned(dir, id);
     let orphans = end_descendants(ORPHANS_LIMIT);
     let report = stranded.as_ref().ok().cloned().flatten();
     let outcome = entry.and_then(|entry| response::outcome_of_lost(site, &entry, report));

@@ -108,9 +108,12 @@ fn plan(site: &Site, emergency: &Emergency) -> Result<Incident> {
     take_over(&mut incident, &emergency.reports);
     if emergency.over && emergency.reports.is_empty() {
         incident.already_taken(StepKind::Latch, StepState::Done, 0.0, &object(json!({})));
-        for kind in [StepKind::Freeze, StepKind::Capture, StepKind::Stop] {
-            let detail = object(json!({"reason": "the job had ended"}));
-            incident.already_taken(kind, StepState::Skipped, 0.0, &detail);
+        let released = |name: &String| matches!(site.latch().holds(name), Ok(None));
+        if emergency.workloads.iter().any(released) {
+            let detail = object(json!({"reason": "the job had ended, and a person has released it since"}));
+            for kind in [StepKind::Freeze, StepKind::Capture, StepKind::Stop] {
+                incident.already_taken(kind, StepState::Skipped, 0.0, &detail);
+            }
         }
     }
     Ok(incident)

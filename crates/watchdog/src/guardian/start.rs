@@ -82,15 +82,21 @@ pub fn start_placed(spec: &GuardianSpec, streams: Streams, place: impl FnOnce(u3
             // A guardian that failed ends by itself; one that hangs does not.
             let _ = process.kill();
             let _ = process.wait();
+            let left = dir.entry().ok().flatten().filter(|entry| entry.id == spec.job.id);
             // One that was killed may have started the program; what cannot be ended here, the next of this name ends.
             let _ = settle_abandoned(&dir, &spec.job.id);
-            Err(error)
+            Err(match error {
+                Error::GuardianDied { name, detail, .. } => {
+                    Error::GuardianDied { name, detail, left: left.map(Box::new) }
+                }
+                other => other,
+            })
         }
     }
 }
 
 fn converse(starter: Starter, process: &mut Child, spec: &GuardianSpec) -> Result<()> {
-    let died = |detail: String| Error::GuardianDied { name: spec.job.name.clone(), detail };
+    let died = |detail: String| Error::GuardianDied { name: spec.job.name.clone(), detail, left: None };
     let bytes = serde_json::to_vec(spec).map_err(|error| died(error.to_string()))?;
     let answer = starter.converse(process, &bytes, START_LIMIT);
     let answer = answer.map_err(|error| died(format!("it did not report in time ({error})")))?;

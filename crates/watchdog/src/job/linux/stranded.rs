@@ -300,6 +300,8 @@ fn open_cgroup(id: &CgroupId, owner: u32) -> std::result::Result<Option<Cgroup>,
     let opened = cgroup::place().and_then(|root| Cgroup::open(&root, id).map_err(|error| error.to_string()));
     match opened {
         Ok(cgroup) if owner == 0 || owned_by(&id.path, owner) => Ok(Some(cgroup)),
+        // Looked at once more: what has just been removed has no user either.
+        Ok(_) if has_gone(id) => Ok(None),
         Ok(_) => Err(format!("{} is not of the user whose record names it", id.path.display())),
         Err(_) if has_gone(id) => Ok(None),
         Err(doubt) => Err(doubt),
