@@ -113,11 +113,10 @@ fn the_memory_of_the_host_is_watched_too() {
 fn a_freeze_ends_by_its_rule_as_often_as_that_allows() {
     let scene = Scene::new();
     let ticks = scene.path().join("ticks");
-    scene.house().config(&format!(
-        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>{}; sleep 0.05; done\"]\n\
+    scene.house().config(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>ticks; sleep 0.05; done\"]\n\
          limits.time.freeze = \"300ms\"\nthaw_after = \"300ms\"\nthaw_max = 2\n",
-        ticks.display()
-    ));
+    );
     let brain = scene.up();
     let frozen = || scene.status("a")["state"] == "frozen";
     until("it was let run on twice, and stands still for good", || {
@@ -180,11 +179,10 @@ fn one_that_only_waits_for_memory_goes_up_the_ladder() {
 fn what_a_person_wants_frozen_no_rule_lets_run_on() {
     let scene = Scene::new();
     let ticks = scene.path().join("ticks");
-    scene.house().config(&format!(
-        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>{}; sleep 0.05; done\"]\n\
+    scene.house().config(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo >>ticks; sleep 0.05; done\"]\n\
          limits.time.freeze = \"300ms\"\nthaw_after = \"2s\"\n",
-        ticks.display()
-    ));
+    );
     let brain = scene.up();
     scene.wait_state("a", "frozen");
     scene.json(0, &["freeze", "a"]);
