@@ -217,6 +217,13 @@ impl Server {
         self.read_orders();
         self.look_at_job();
         self.look_at_commands();
+        if let Some(said) = &mut self.prepared.said {
+            said.hear(self.prepared.job.job());
+        }
+        if self.brain.as_ref().is_some_and(Watched::has_ended) {
+            self.brain = None;
+            self.brain_lost = Some(Instant::now());
+        }
     }
 
     /// Where nothing has woken it up there is nothing to be seen. That is not relied upon for long, nor while a stop goes on.
@@ -280,10 +287,6 @@ impl Server {
     }
 
     fn look_at_brain(&mut self) {
-        if self.brain.as_ref().is_some_and(Watched::has_ended) {
-            self.brain = None;
-            self.brain_lost = Some(Instant::now());
-        }
         let grace = self.prepared.spec.brain_loss_grace;
         if self.brain_lost.is_none_or(|lost| lost.elapsed() < grace) {
             return;
@@ -307,13 +310,15 @@ impl Server {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.deadline = None;
             let event = match self.state {
-                State::Survivors => Event::Retry,
-                State::Stopping if self.asking.is_some() => Event::StepOver,
-                State::Frozen if matches!(self.holder, Holder::Leases(_)) => Event::LeaseOver,
+                State::Survivors => Some(Event::Retry),
+                State::Stopping if self.asking.is_some() => Some(Event::StepOver),
+                State::Frozen if matches!(self.holder, Holder::Leases(_)) => Some(Event::LeaseOver),
                 State::Held => self.end_hold(),
-                _ => Event::Deadline,
+                _ => Some(Event::Deadline),
             };
-            self.happen(event, Category::Kill, None);
+            if let Some(event) = event {
+                self.happen(event, Category::Kill, None);
+            }
         }
         if now >= self.next_sample && self.state != State::Ended {
             self.sample_in_turn();

@@ -54,8 +54,6 @@ pub enum Event {
     LeaseOver,
     /// The time of a freeze by a limit is over, and the workload's rule lets it run on.
     Release,
-    /// That time is over, and somebody else wants it frozen.
-    HoldOn,
     /// The brain was away for longer than allowed, and the policy is to freeze.
     BrainLostFreeze,
     /// The brain was away for longer than allowed, and the policy is to stop.
@@ -68,7 +66,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::Now,
         Self::Stop,
         Self::Freeze,
@@ -82,7 +80,6 @@ impl Event {
         Self::StepOver,
         Self::LeaseOver,
         Self::Release,
-        Self::HoldOn,
         Self::BrainLostFreeze,
         Self::BrainLostStop,
         Self::Adopted,
@@ -160,32 +157,15 @@ pub fn action(state: State, event: Event) -> Action {
         // A limit struck before the freeze took hold: from now on the limit holds it.
         (S::Frozen, E::BreachFreeze) => A::Freeze,
 
-        (
-            S::Running,
-            E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Release | E::HoldOn | E::Adopted | E::Retry,
-        )
-        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Release | E::HoldOn | E::Retry)
+        (S::Running, E::Thaw | E::Deadline | E::StepOver | E::LeaseOver | E::Release | E::Adopted | E::Retry)
+        | (S::Frozen, E::Freeze | E::BrainLostFreeze | E::StepOver | E::Release | E::Retry)
         | (
             S::Held,
-            E::Freeze
-            | E::BreachFreeze
-            | E::BrainLostFreeze
-            | E::StepOver
-            | E::LeaseOver
-            | E::HoldOn
-            | E::Adopted
-            | E::Retry,
+            E::Freeze | E::BreachFreeze | E::BrainLostFreeze | E::StepOver | E::LeaseOver | E::Adopted | E::Retry,
         )
         | (
             S::Stopping,
-            E::Stop
-            | E::BrainLostFreeze
-            | E::BrainLostStop
-            | E::LeaseOver
-            | E::Release
-            | E::HoldOn
-            | E::Adopted
-            | E::Retry,
+            E::Stop | E::BrainLostFreeze | E::BrainLostStop | E::LeaseOver | E::Release | E::Adopted | E::Retry,
         )
         | (
             S::Survivors,
@@ -195,7 +175,6 @@ pub fn action(state: State, event: Event) -> Action {
             | E::StepOver
             | E::LeaseOver
             | E::Release
-            | E::HoldOn
             | E::Adopted,
         ) => A::Nothing,
     }

@@ -57,6 +57,17 @@ pub(super) struct Used {
     pub(super) command: String,
 }
 
+/// How taking went what the kernel had to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// There may be more.
+    pub(super) more: bool,
+    /// It had no room for some of it.
+    pub(super) lost: bool,
+    /// It does not tell any more.
+    pub(super) over: bool,
+}
+
 /// What is told of processes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {

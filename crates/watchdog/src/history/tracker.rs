@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::lineage::{Event, Job, Lineage, Used};
+use super::lineage::{Event, Job, Lineage, Taken, Used};
 use super::pace::Pace;
-use super::platform::{self, Stream, Taken, Waker};
+use super::platform::{self, Stream, Waker};
 use super::words::Reader;
 use super::{Redact, Source, Store};
 use crate::Result;

@@ -154,8 +154,8 @@ impl Way {
 /// How many descriptors wake a guardian up when its job changes.
 pub const DESCRIPTORS: usize = 11;
 
-/// The last of them tell of limits: of refusals, and of pressures.
-pub const OF_LIMITS: usize = 8;
+/// The places of those that tell of limits: of refusals, and of pressures.
+pub const PLACES_OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - 8..DESCRIPTORS;
 
 /// Which of them did, the first being the lowest bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

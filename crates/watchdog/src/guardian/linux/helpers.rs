@@ -1,13 +1,12 @@
 //! Disposable copies of the guardian, which may be kept waiting by a process or a disk.
 
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::closer;
 use crate::guardian::evidence::{Evidence, Part, Writing};
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready};
+use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready, reap};
 
 /// How long the guardian waits for the look at the tree.
 const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
@@ -113,14 +112,9 @@ impl Helpers {
 
     /// Whether the last one that was begun has ended since the last look, and not well.
     pub(in crate::guardian) fn has_failed(&mut self) -> bool {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        let Some(child) = &self.asking else { return false };
-        let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-        if !matches!(ended, Ok(None)) {
-            self.asking = None;
-        }
-        // One that was reaped elsewhere has ended, and nobody knows how.
-        matches!(ended, Ok(Some(status)) if status.exit_status() != Some(0))
+        let Some(reaped) = self.asking.as_ref().and_then(|child| reap(&child.fd)) else { return false };
+        self.asking = None;
+        reaped.exit().is_some_and(|exit| exit.code != Some(0))
     }
 
     /// Forgets the copies that have ended.
@@ -153,16 +147,9 @@ fn write_down(mut evidence: Evidence, writing: &Writing) -> ! {
 
 /// Whether the copy has ended, and with code 0; `None` if it has not within `wait`.
 fn ended_well(child: &Child, wait: Duration) -> Option<bool> {
-    use rustix::io::Errno;
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
     let deadline = Instant::now() + wait;
     // A wait that is interrupted is no wait that is over.
     while !ready::readable(&child.fd, deadline.saturating_duration_since(Instant::now())) && Instant::now() < deadline {
     }
-    match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-        Ok(Some(status)) => Some(status.exit_status() == Some(0)),
-        // Reaped elsewhere: it has ended, and nobody knows how.
-        Err(Errno::CHILD) => Some(false),
-        _ => None,
-    }
+    reap(&child.fd).map(|reaped| reaped.exit().is_some_and(|exit| exit.code == Some(0)))
 }

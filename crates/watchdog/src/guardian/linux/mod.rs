@@ -32,8 +32,9 @@ pub use surroundings::{Writing, order};
 use super::Sources;
 use crate::Result;
 use crate::error::Context as _;
+pub(super) use crate::job::linux::clock::own_cpu as used;
 use crate::job::linux::{procfs, ready};
-use crate::job::{DESCRIPTORS, OF_LIMITS, ProcessId, User, Woken};
+use crate::job::{DESCRIPTORS, PLACES_OF_LIMITS, ProcessId, User, Woken};
 
 /// Another process, whose end is noticed.
 #[derive(Debug)]
@@ -84,8 +85,7 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
     }
     let of_job = count;
     let job = sources.job.descriptors();
-    let limits = DESCRIPTORS - OF_LIMITS..DESCRIPTORS;
-    let heard = |place: &usize| sources.limits || !limits.contains(place);
+    let heard = |place: &usize| sources.limits || !PLACES_OF_LIMITS.contains(place);
     let there = || (0..DESCRIPTORS).filter(heard).filter_map(|place| Some((place, job[place]?)));
     for (_, (fd, priority)) in there() {
         fds[count] = PollFd::from_borrowed_fd(fd, if priority { PollFlags::PRI } else { PollFlags::IN });
@@ -110,12 +110,6 @@ pub(super) fn wait(sources: &Sources<'_>, left: Duration) -> Option<Woken> {
         }
     }
     Some(woken)
-}
-
-/// How much time of a processor this thread has used.
-pub(super) fn used() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(used).unwrap_or_default()
 }
 
 /// Makes a file that only its owner can use.

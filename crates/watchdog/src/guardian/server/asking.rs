@@ -47,8 +47,7 @@ impl Server {
 
     /// One that says no more that it is alive, where it is to say so, is stopped; it may be started again.
     pub(super) fn look_at_health(&mut self) {
-        let Some(said) = &mut self.prepared.said else { return };
-        said.hear(self.prepared.job.job());
+        let Some(said) = &self.prepared.said else { return };
         if self.state == State::Running
             && let Some(reason) = said.fault()
         {

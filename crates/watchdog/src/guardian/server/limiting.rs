@@ -6,15 +6,13 @@ use super::{Event, Server, State, Trigger};
 use crate::guardian::log::Log;
 use crate::guardian::platform;
 use crate::guardian::spec::event_of;
-use crate::job::{DESCRIPTORS, OF_LIMITS, Way, Woken};
+use crate::job::{PLACES_OF_LIMITS, Way, Woken};
 use crate::ladder::{Breach, Metric, Rung};
 use crate::stop::{Category, StoppedBy};
 use crate::throttle::{QUARTER, Shown, Throttle, Verdict, next_rung, way_of};
 
 /// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
 const SAMPLING_SHARE: f64 = 0.01;
-/// The places of those descriptors of a job by which the kernel tells of limits: of refusals and of pressures.
-const PLACES_OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - OF_LIMITS..DESCRIPTORS;
 /// However dear they are, this is the longest time without a sample on that account.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A time that no timer reaches.
@@ -199,16 +197,15 @@ impl Server {
         !self.wanted_frozen && self.prepared.spec.thaw.is_some_and(|rule| self.released < rule.most)
     }
 
-    /// The time of a freeze by a limit is over, or that of the rule by which it runs on.
-    pub(super) fn end_hold(&mut self) -> Event {
-        match self.held_until {
-            Some(until) if Instant::now() < until && self.may_be_released() => Event::Release,
-            Some(until) if Instant::now() < until => {
-                self.deadline = Some(until);
-                Event::HoldOn
-            }
-            _ => Event::Deadline,
+    /// The time of a freeze by a limit is over, or that of the rule by which it runs on: what follows, if anything does yet.
+    pub(super) fn end_hold(&mut self) -> Option<Event> {
+        let longest = self.held_until.filter(|until| Instant::now() < *until);
+        if longest.is_some() && !self.may_be_released() {
+            // Somebody else wants it frozen.
+            self.deadline = longest;
+            return None;
         }
+        Some(longest.map_or(Event::Deadline, |_| Event::Release))
     }
 
     /// It was let run on by its rule: what it does from now on is judged afresh.

@@ -3,16 +3,13 @@
 //! It tells only the privileged of the initial namespaces: elsewhere the process IDs would be others'.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::netlink::CONNECTOR;
-use rustix::time::Timespec;
 
-use super::super::lineage::Event;
+use super::super::lineage::{Event, Taken};
+use super::Clocks;
 use super::netlink::{Received, Socket, long, messages, word};
-use super::{Clocks, Taken};
 use crate::job::ProcessId;
 
 /// `CN_IDX_PROC` and `CN_VAL_PROC`: the connector of processes, and its group.
@@ -32,8 +29,6 @@ const EXEC: u32 = 2;
 const EXIT: u32 = 0x8000_0000;
 /// Room for what the kernel tells while this thread does not run: of some ten thousand processes. Taken only when needed.
 const ROOM: usize = 32 << 20;
-/// How long the kernel may take to say that it will tell.
-const CONSENT_WAIT: Duration = Duration::from_millis(500);
 /// The initial namespaces of processes and users, by the inodes that they have on every Linux.
 const INITIAL: [(&str, &str); 2] =
     [("/proc/self/ns/pid", "pid:[4026531836]"), ("/proc/self/ns/user", "user:[4026531837]")];
@@ -65,33 +60,15 @@ impl Connector {
         request.extend(0_u16.to_ne_bytes());
         request.extend(LISTEN.to_ne_bytes());
         connector.socket.send(DONE, false, 0, &request)?;
-        connector.await_consent()?;
+        // What comes before the answer concerns nobody who is followed yet.
+        connector.socket.answer(|_, body| {
+            let event = body.get(CN_HEAD..).filter(|event| word(event, 0) == Some(ACKNOWLEDGED))?;
+            Some(match word(event, EVENT_HEAD) {
+                Some(0) => Ok(()),
+                code => Err(io::Error::from_raw_os_error(code.unwrap_or(0).cast_signed())),
+            })
+        })?;
         Ok(connector)
-    }
-
-    /// What comes before the answer concerns nobody who is followed yet.
-    fn await_consent(&mut self) -> io::Result<()> {
-        let started = std::time::Instant::now();
-        while let Some(left) = CONSENT_WAIT.checked_sub(started.elapsed()) {
-            match self.socket.receive() {
-                Received::Messages(datagram) => {
-                    let mut events = messages(datagram).filter_map(|(_, body)| body.get(CN_HEAD..));
-                    if let Some(event) = events.find(|event| word(event, 0) == Some(ACKNOWLEDGED)) {
-                        return match word(event, EVENT_HEAD) {
-                            Some(0) => Ok(()),
-                            code => Err(io::Error::from_raw_os_error(code.unwrap_or(0).cast_signed())),
-                        };
-                    }
-                }
-                Received::Nothing => {
-                    let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-                    poll(&mut [PollFd::new(&self.socket.fd(), PollFlags::IN)], Some(&limit))?;
-                }
-                Received::Lost => {}
-                Received::Broken => break,
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -119,12 +96,6 @@ impl Connector {
         }
         taken.more = true;
         taken
-    }
-}
-
-impl std::os::fd::AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
     }
 }
 

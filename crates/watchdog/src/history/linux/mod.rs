@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::time::ClockId;
 
 pub use look::owner_of;
 pub(super) use look::{look, words};
 
-use super::lineage::{Event, Used};
+use super::lineage::{Event, Taken, Used};
 use crate::error::Context as _;
+pub(super) use crate::job::linux::clock::own_cpu;
+use crate::job::linux::{clock, ready};
 use connector::Connector;
 use taskstats::Taskstats;
 
@@ -69,17 +71,15 @@ impl Stream {
         let mut fds = vec![PollFd::new(&*waker.0, PollFlags::IN)];
         // What was used is told together with an end, and read after it.
         fds.extend(self.told.iter().map(|(connector, _)| PollFd::new(connector.socket(), PollFlags::IN)));
-        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
         // An interruption only means that the look comes earlier.
-        let _ = poll(&mut fds, Some(&limit));
+        ready::any(&mut fds, limit);
         let mut count = [0; 8];
         let _ = rustix::io::read(&*waker.0, &mut count);
     }
 
     /// Waits at most `limit` to be woken up, whatever is told meanwhile.
     pub(super) fn rest(waker: &Waker, limit: Duration) {
-        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-        let _ = poll(&mut [PollFd::new(&*waker.0, PollFlags::IN)], Some(&limit));
+        ready::readable(&*waker.0, limit);
     }
 
     /// Takes what the kernel has told since the last time, in order, at most a batch of it: `more` if there may be more. `lost`: the
@@ -96,24 +96,6 @@ impl Stream {
     }
 }
 
-/// How taking went.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Taken {
-    pub(super) more: bool,
-    pub(super) lost: bool,
-    /// The kernel does not tell any more.
-    pub(super) over: bool,
-}
-
-/// Processor time of the calling thread.
-pub(super) fn own_cpu() -> Duration {
-    duration(clock_gettime(ClockId::ThreadCPUTime))
-}
-
-fn duration(time: Timespec) -> Duration {
-    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
 /// This host's clocks, side by side.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
@@ -124,11 +106,7 @@ struct Clocks {
 
 impl Clocks {
     fn read() -> Self {
-        Self {
-            now: Timestamp::now(),
-            monotonic: duration(clock_gettime(ClockId::Monotonic)),
-            boot: duration(clock_gettime(ClockId::Boottime)),
-        }
+        Self { now: Timestamp::now(), monotonic: clock::read(ClockId::Monotonic), boot: clock::read(ClockId::Boottime) }
     }
 
     /// The moment of an event, by its stamp.

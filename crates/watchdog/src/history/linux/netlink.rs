@@ -3,10 +3,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+use crate::job::linux::ready;
 
 /// The length of a message's head, `struct nlmsghdr`.
 pub(super) const HEAD: usize = 16;
@@ -16,6 +20,8 @@ const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 /// No message of the two services is longer.
 const BUFFER: usize = 16 * 1024;
+/// How long the kernel may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_millis(500);
 
 /// A socket to the kernel.
 #[derive(Debug)]
@@ -47,10 +53,6 @@ impl Socket {
         Ok(Self { fd, buffer: vec![0; BUFFER] })
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Sends a message of `kind`; with `acknowledged`, the kernel says what became of it.
     pub(super) fn send(&self, kind: u16, acknowledged: bool, sequence: u32, body: &[u8]) -> io::Result<()> {
         let mut message = Vec::with_capacity(HEAD + body.len());
@@ -62,6 +64,27 @@ impl Socket {
         message.extend(body);
         rustix::net::sendto(&self.fd, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         Ok(())
+    }
+
+    /// Waits for the message that is `understood`: the kernel's answer to a request.
+    ///
+    /// # Errors
+    /// What the answer says, or that there was none in time.
+    pub(super) fn answer<T>(&mut self, understood: impl Fn(u16, &[u8]) -> Option<io::Result<T>>) -> io::Result<T> {
+        let started = Instant::now();
+        while let Some(left) = ANSWER_WAIT.checked_sub(started.elapsed()) {
+            match self.receive() {
+                Received::Messages(datagram) => {
+                    if let Some(answer) = messages(datagram).find_map(|(kind, body)| understood(kind, body)) {
+                        return answer;
+                    }
+                }
+                Received::Nothing => drop(ready::wait_for(&mut [PollFd::new(&self.fd, PollFlags::IN)], left)?),
+                Received::Lost => {}
+                Received::Broken => break,
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Receives one datagram, if one is there. What others than the kernel sent is dropped.
@@ -80,6 +103,12 @@ impl Socket {
                 Err(_) => return Received::Broken,
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

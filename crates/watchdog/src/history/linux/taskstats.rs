@@ -3,9 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::netlink::GENERIC;
-use rustix::time::Timespec;
 
 use super::super::lineage::Used;
 use super::netlink::{Received, Socket, attribute, attributes, long, messages, verdict, word};
@@ -25,7 +23,6 @@ const STATS: u16 = 3;
 const GENERIC_HEAD: usize = 4;
 const SEQUENCE: u32 = 1;
 const ROOM: usize = 16 << 20;
-const ANSWER_WAIT: Duration = Duration::from_millis(500);
 /// The first version of `struct taskstats` that names the process of a thread.
 const VERSION_WITH_PROCESS: u16 = 12;
 /// Where the fields of `struct taskstats` are.
@@ -55,7 +52,7 @@ impl Taskstats {
         let mut request = vec![GET_FAMILY, 1, 0, 0];
         request.extend(attribute(FAMILY_NAME, b"TASKSTATS\0"));
         socket.send(CONTROL, false, SEQUENCE, &request)?;
-        let family = answer(&mut socket, |kind, body| match verdict(kind, body) {
+        let family = socket.answer(|kind, body| match verdict(kind, body) {
             Some(verdict) => Some(verdict.and(Err(io::ErrorKind::InvalidData.into()))),
             None => attributes(body.get(GENERIC_HEAD..)?)
                 .find(|(kind, _)| *kind == FAMILY_ID)
@@ -65,7 +62,7 @@ impl Taskstats {
         let mut request = vec![GET, 1, 0, 0];
         request.extend(attribute(REGISTER_CPUS, format!("{}\0", cpus.trim()).as_bytes()));
         socket.send(family, true, SEQUENCE, &request)?;
-        answer(&mut socket, verdict)?;
+        socket.answer(verdict)?;
         Ok(Self { socket, family })
     }
 
@@ -83,26 +80,6 @@ impl Taskstats {
             }
         }
     }
-}
-
-fn answer<T>(socket: &mut Socket, understood: impl Fn(u16, &[u8]) -> Option<io::Result<T>>) -> io::Result<T> {
-    let started = std::time::Instant::now();
-    while let Some(left) = ANSWER_WAIT.checked_sub(started.elapsed()) {
-        match socket.receive() {
-            Received::Messages(datagram) => {
-                if let Some(answer) = messages(datagram).find_map(|(kind, body)| understood(kind, body)) {
-                    return answer;
-                }
-            }
-            Received::Nothing => {
-                let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-                poll(&mut [PollFd::new(&*socket, PollFlags::IN)], Some(&limit))?;
-            }
-            Received::Lost => {}
-            Received::Broken => break,
-        }
-    }
-    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// What the attributes of a message say of a thread. A process's sums have no memory in them and come only for those with

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::lineage::{Event, Seen, Used};
+use super::lineage::{Event, Seen, Taken, Used};
 use super::words::Raw;
 use crate::guardian::Client;
 use crate::job::ProcessId;
@@ -66,14 +66,6 @@ impl Stream {
 
     #[expect(clippy::unused_self, reason = "elsewhere there is something to take")]
     pub(super) fn take_used(&mut self, _each: impl FnMut(u32, Used)) {}
-}
-
-/// How taking went.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Taken {
-    pub(super) more: bool,
-    pub(super) lost: bool,
-    pub(super) over: bool,
 }
 
 /// Looks cost what their share of the time allows: nothing else is done here.

@@ -2,6 +2,7 @@
 //! lineage where there is neither.
 
 mod cgroup;
+pub mod clock;
 mod confinement;
 mod controllers;
 mod counters;
@@ -9,6 +10,7 @@ mod cover;
 mod host;
 mod init;
 mod instances;
+mod members;
 mod pressure;
 pub mod procfs;
 pub mod ready;
@@ -28,8 +30,8 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_sig
 
 use super::spec::{Limits, MARKER};
 use super::{
-    DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, Process, ProcessId, Proof, Reach, Tier, Together, User, Way,
-    Woken,
+    DESCRIPTORS, Enforced, Exit, Isolation, Job, JobSpec, PLACES_OF_LIMITS, Process, ProcessId, Proof, Reach, Tier,
+    Together, User, Way, Woken,
 };
 use crate::error::Context as _;
 use crate::ladder::Thresholds;
@@ -44,8 +46,9 @@ pub use host::Host;
 use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
+use members::signal_exactly;
 use pressure::{Triggers, Waiting};
-use procfs::{Seen, Stat};
+use procfs::Seen;
 use spawn::Namespaces;
 pub use spawn::{Process as Child, forbid_tracing, fork, leave, let_go_of_descriptors};
 pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
@@ -53,8 +56,6 @@ pub use terminal::{bring_to_front, own_process_group};
 
 /// This program's own file, also when an upgrade has put another in its place.
 pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
-/// How often a sweep for escapees is repeated while it finds some.
-const SWEEPS: u32 = 20;
 
 /// What a hostile workload could reach that runs as `user`, or as estop's own.
 pub(super) fn isolation(user: Option<&User>) -> Isolation {
@@ -195,55 +196,15 @@ impl LinuxJob {
         spawn::spawn(spec, self.namespaces, self.confinement, self.born_in(), |pid| self.adopt(pid))
     }
 
-    /// The processes below this one, or below the job's init.
-    fn descendants(&self) -> Vec<Stat> {
-        self.below().found
-    }
-
-    /// The processes below this one, or below the job's init, and what kept the look from seeing one of them.
-    fn below(&self) -> Seen {
-        // A process that was reaped has given its PID away: what is below that PID then is not ours.
-        match self.child.as_ref().filter(|child| !child.reaped) {
-            Some(child) if self.namespaces.pid => procfs::below(&[child.id.pid]),
-            None if self.namespaces.pid => Seen::default(),
-            // Where the job has no cgroup, all children of the guardian are the job's.
-            _ if self.cgroup.is_none() => procfs::below(&[std::process::id()]),
-            Some(child) => {
-                let mut seen = procfs::below(&[child.id.pid]);
-                seen.found.extend(procfs::stat(child.id.pid).filter(|stat| stat.id == child.id && !stat.is_dead()));
-                seen
-            }
-            None => Seen::default(),
-        }
-    }
-
-    fn members(&self) -> Vec<Stat> {
-        match &self.cgroup {
-            Some(cgroup) => {
-                let init = self.child.as_ref().filter(|_| self.namespaces.pid).map(|child| child.id.pid);
-                cgroup.processes().into_iter().filter(|pid| Some(*pid) != init).filter_map(procfs::stat).collect()
-            }
-            None => self.descendants(),
-        }
-    }
-
     fn reap_child(&mut self) -> bool {
         let Some(child) = &mut self.child else { return true };
         if child.reaped {
             return true;
         }
-        let status = match waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-            Ok(Some(status)) => status,
-            // Somebody else has reaped it: how it ended is not known, but it has.
-            Err(rustix::io::Errno::CHILD) => {
-                child.reaped = true;
-                return true;
-            }
-            _ => return false,
-        };
+        let Some(reaped) = reap(&child.fd) else { return false };
         child.reaped = true;
         if !self.namespaces.pid {
-            self.exit = Some(Exit { code: status.exit_status(), signal: status.terminating_signal() });
+            self.exit = reaped.exit().or(self.exit);
         }
         true
     }
@@ -252,13 +213,8 @@ impl LinuxJob {
     fn reap_beside(&mut self) {
         let results = &mut self.results;
         self.beside.retain(|(number, fd)| {
-            let exit = match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                Ok(Some(status)) => Exit { code: status.exit_status(), signal: status.terminating_signal() },
-                // Somebody else has reaped it.
-                Err(rustix::io::Errno::CHILD) => Exit { code: None, signal: None },
-                _ => return true,
-            };
-            results.push_back((*number, exit));
+            let Some(reaped) = reap(fd) else { return true };
+            results.push_back((*number, reaped.exit().unwrap_or(Exit { code: None, signal: None })));
             false
         });
     }
@@ -277,42 +233,6 @@ impl LinuxJob {
                 Err(errno) => return errno == rustix::io::Errno::CHILD,
             }
         }
-    }
-
-    /// What was found outside the job by lineage or marker, and what kept the look from seeing one of them.
-    fn escapees(&self) -> Seen {
-        let members: Vec<u32> = self.cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
-        let (mut seen, marked) = (self.below(), procfs::bearing(&self.marker));
-        seen.fault = seen.fault.or(marked.fault);
-        seen.found.extend(marked.found);
-        seen.found.retain(|stat| !members.contains(&stat.id.pid));
-        seen.found.sort_by_key(|stat| stat.id.pid);
-        seen.found.dedup_by_key(|stat| stat.id.pid);
-        seen
-    }
-
-    /// Ends what left the job, until a look finds nothing.
-    fn sweep(&self) -> Seen {
-        let mut seen = self.escapees();
-        for _ in 0..SWEEPS {
-            if seen.found.is_empty() {
-                break;
-            }
-            for stat in &seen.found {
-                signal_exactly(stat.id, Signal::KILL);
-            }
-            ready::pause(Duration::from_millis(2));
-            seen = self.escapees();
-        }
-        seen
-    }
-}
-
-/// Signals the process `id`, and no other that was given its PID.
-fn signal_exactly(id: ProcessId, signal: Signal) {
-    if let Some(fd) = procfs::open(id) {
-        // It may have ended meanwhile, which is what was wanted.
-        let _ = pidfd_send_signal(&fd, signal);
     }
 }
 
@@ -521,16 +441,7 @@ impl Job for LinuxJob {
     }
 
     fn census(&self, limit: usize) -> (Vec<Process>, u64) {
-        let Some(cgroup) = &self.cgroup else {
-            let members = self.members();
-            let listed = members.iter().take(limit).map(procfs::process).collect();
-            return (listed, members.len().saturating_sub(limit) as u64);
-        };
-        // A look at each of thousands would take longer than there is time.
-        let init = self.child.as_ref().filter(|_| self.namespaces.pid).map(|child| child.id.pid);
-        let all: Vec<u32> = cgroup.processes().into_iter().filter(|pid| Some(*pid) != init).collect();
-        let listed = all.iter().take(limit).filter_map(|pid| procfs::stat(*pid));
-        (listed.map(|stat| procfs::process(&stat)).collect(), all.len().saturating_sub(limit) as u64)
+        self.listed(limit)
     }
 
     fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
@@ -544,7 +455,7 @@ impl Job for LinuxJob {
             return cgroup.slow(&self.limits, way, to);
         }
         // The kernel takes back what is beyond the bound before it answers, which can take long: a copy of this process waits for it.
-        self.slowing.retain(|child| !ready::readable(&child.fd, Duration::ZERO) || reap(child).is_none());
+        self.slowing.retain(|child| reap(&child.fd).is_none());
         match fork()? {
             None => {
                 let_go_of_descriptors();
@@ -563,7 +474,7 @@ impl Job for LinuxJob {
         for place in (0..PRESSURES.len()).filter(|place| by.has(FIRST_TRIGGER + place)) {
             self.triggers.fired(place, by.is_faulty(FIRST_TRIGGER + place));
         }
-        if let Some(cgroup) = self.cgroup.as_ref().filter(|_| by.has(FIRST_TRIGGER - 2)) {
+        if let Some(cgroup) = self.cgroup.as_ref().filter(|_| by.has(PLACES_OF_LIMITS.start)) {
             cgroup.hear();
         }
     }
@@ -609,6 +520,7 @@ impl Job for LinuxJob {
 
 /// The place of the first trigger among a job's descriptors. Before it stand those of the refusals.
 const FIRST_TRIGGER: usize = DESCRIPTORS - PRESSURES.len();
+
 /// The process ID of the process that `fd` stands for.
 fn pid_of(fd: &OwnedFd) -> Option<u32> {
     use std::os::fd::AsRawFd as _;
@@ -616,8 +528,30 @@ fn pid_of(fd: &OwnedFd) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
-/// How a child of this process ended, if it did.
-fn reap(child: &Child) -> Option<Exit> {
-    let ended = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    ended.ok()?.map(|status| Exit { code: status.exit_status(), signal: status.terminating_signal() })
+/// A child that has ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Reaped {
+    /// So.
+    As(Exit),
+    /// Somebody else has reaped it: nobody knows how.
+    Elsewhere,
+}
+
+impl Reaped {
+    /// How it ended, if that is known.
+    pub fn exit(self) -> Option<Exit> {
+        match self {
+            Self::As(exit) => Some(exit),
+            Self::Elsewhere => None,
+        }
+    }
+}
+
+/// Reaps the child of this process that `fd` stands for, if it has ended.
+pub fn reap(fd: &OwnedFd) -> Option<Reaped> {
+    match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(Some(status)) => Some(Reaped::As(Exit { code: status.exit_status(), signal: status.terminating_signal() })),
+        Err(rustix::io::Errno::CHILD) => Some(Reaped::Elsewhere),
+        _ => None,
+    }
 }

@@ -39,9 +39,9 @@ impl Waiting {
         Pressure { cpu: next(), memory: next(), io: next() }
     }
 
-    /// Which of them are told at all.
-    pub(super) fn told(&self) -> [bool; 3] {
-        self.0.each_ref().map(|file| file.as_ref().and_then(stalled).is_some())
+    /// Whether the one at this place is told at all.
+    pub(super) fn tells(&self, place: usize) -> bool {
+        self.0[place].as_ref().and_then(stalled).is_some()
     }
 }
 

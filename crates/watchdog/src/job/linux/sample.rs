@@ -1,5 +1,6 @@
 //! What a sample reads of a job, and what can be read on this host.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use super::procfs::{self, Stat};
@@ -61,15 +62,18 @@ impl LinuxJob {
             // The job's init is ours, not the workload's.
             reading.pids = (cgroup.processes().len() as u64).saturating_sub(self.namespaces.pid.into());
         }
+        // One look at them for all that is not counted by the group.
+        let looked = OnceCell::new();
+        let members = || looked.get_or_init(|| self.members());
         if !enforced.memory {
-            reading.memory_bytes = memory_of(&self.members(), self.limits.memory_max);
+            reading.memory_bytes = memory_of(members(), self.limits.memory_max);
         }
         let process_steps = &thresholds.process_memory;
         if !process_steps.is_empty() {
-            reading.process_memory_bytes = largest_of(&self.members(), process_steps);
+            reading.process_memory_bytes = largest_of(members(), process_steps);
         }
         if !thresholds.open_files.is_empty() {
-            reading.open_files = Some(open_files_of(&self.members()));
+            reading.open_files = Some(open_files_of(members()));
         }
         reading
     }
@@ -95,8 +99,7 @@ impl LinuxJob {
     /// What one of `thresholds` is on and cannot be observed here, and why.
     pub(super) fn unobservable(&self, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
         let told = self.cgroup.as_ref().map(Cgroup::counts).unwrap_or_default();
-        let [cpu, memory, io] = self.cgroup.as_ref().map(|cgroup| cgroup.pressure().told()).unwrap_or_default();
-        let of_host = self.host.told();
+        let tells = |place| self.cgroup.as_ref().is_some_and(|cgroup| cgroup.pressure().tells(place));
         let watched = |metric: &Metric| !thresholds.of(*metric).is_empty();
         Metric::ALL.into_iter().filter(watched).find_map(|metric| {
             let (observed, reason) = match metric {
@@ -106,12 +109,12 @@ impl LinuxJob {
                 ),
                 Metric::Swap => (told.swap, "only the cgroup controller `memory` counts it"),
                 Metric::CpuThrottled => (told.throttled, "only the cgroup controller `cpu` counts it"),
-                Metric::CpuPressure => (cpu, PRESSURE),
-                Metric::MemoryPressure => (memory, PRESSURE),
-                Metric::IoPressure => (io, PRESSURE),
-                Metric::HostCpuPressure => (of_host[0], PRESSURE_OF_HOST),
-                Metric::HostMemoryPressure => (of_host[1], PRESSURE_OF_HOST),
-                Metric::HostIoPressure => (of_host[2], PRESSURE_OF_HOST),
+                Metric::CpuPressure => (tells(0), PRESSURE),
+                Metric::MemoryPressure => (tells(1), PRESSURE),
+                Metric::IoPressure => (tells(2), PRESSURE),
+                Metric::HostCpuPressure => (self.host.tells(0), PRESSURE_OF_HOST),
+                Metric::HostMemoryPressure => (self.host.tells(1), PRESSURE_OF_HOST),
+                Metric::HostIoPressure => (self.host.tells(2), PRESSURE_OF_HOST),
                 _ => (true, ""),
             };
             (!observed).then(|| (limit_of(metric), reason))
