@@ -102,9 +102,9 @@ fn by_end(
         let mut workload = Workload { pid_namespace: false, ..bounded(command, PROCESSES) };
         set(&mut workload);
         let tree = Tree::start(site, name, &workload, INTERVAL, Some(&sign), interrupt)?;
-        let enforced = tree.status()?.enforced;
-        let by_kernel = if limit == "memory" { enforced.memory } else { enforced.pids };
-        if !by_kernel {
+        // Of one that has ended already nobody tells; what ended it shows that the limit holds.
+        let enforced = tree.status().map(|status| status.enforced);
+        if enforced.is_ok_and(|enforced| !if limit == "memory" { enforced.memory } else { enforced.pids }) {
             why = format!("nothing here limits {limit} but the samples of the guardian");
             break;
         }
@@ -114,7 +114,10 @@ fn by_end(
         let acted = outcome.breach.and(outcome.stopped_at.as_deref()).and_then(|at| at.parse::<jiff::Timestamp>().ok());
         let acted = acted.ok_or_else(|| unexpected(limit, &outcome))?;
         // One that had ended before it could be looked at tells nothing.
-        let Some(ended) = ended.and_then(|ended| jiff::Timestamp::try_from(ended).ok()) else { continue };
+        let Some(ended) = ended.and_then(|ended| jiff::Timestamp::try_from(ended).ok()) else {
+            "its process had ended before it could be looked at".clone_into(&mut why);
+            continue;
+        };
         // It may have seen the limit reached before the kernel had done its part.
         delays.push(acted.duration_since(ended).as_secs_f64().max(0.0));
     }

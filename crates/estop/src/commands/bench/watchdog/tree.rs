@@ -99,14 +99,10 @@ impl<'a> Tree<'a> {
         let deadline = Instant::now() + START_LIMIT;
         while !sign.exists() {
             interrupt.check()?;
-            // Also tells whether the job still lives.
-            client.status().map_err(|error| match self.guardian.dir.outcome() {
-                Ok(Some(outcome)) => Failure::failed(
-                    format!("{} ended too early ({:?}): {}", self.name, outcome.exit, outcome.reason),
-                    "this host may limit processes",
-                ),
-                _ => error.into(),
-            })?;
+            // Also tells whether the job still lives. One that has ended may have made its sign since the look.
+            if let Err(error) = client.status() {
+                return if sign.exists() { Ok(()) } else { Err(self.ended_early(error)) };
+            }
             if Instant::now() > deadline {
                 return Err(Failure::failed(
                     format!("{} did not start in {} s", self.name, START_LIMIT.as_secs()),
@@ -116,6 +112,16 @@ impl<'a> Tree<'a> {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    fn ended_early(&self, error: estop_watchdog::Error) -> Failure {
+        match self.guardian.dir.outcome() {
+            Ok(Some(outcome)) => Failure::failed(
+                format!("{} ended too early ({:?}): {}", self.name, outcome.exit, outcome.reason),
+                "this host may limit processes",
+            ),
+            _ => error.into(),
+        }
     }
 
     /// Its guardian's process ID.
