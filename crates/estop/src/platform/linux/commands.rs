@@ -15,8 +15,8 @@ const SLEEPERS: &str = r#"i=1; while [ "$i" -lt "$1" ]; do sleep 600 & i=$((i+1)
 /// none uses more than a minute of a processor.
 const FORKERS: &str = r#"ulimit -t 60; i=0; while [ "$i" -lt "$1" ]; do (while :; do (:) & wait; done) & i=$((i+1)); done
 : >"$2"; exec sleep 600"#;
-/// A child that does what follows, whose process ID is told in the file `$1`.
-const TOLD: &str = r#"child() { "$@" & echo $! >"$f.part"; mv "$f.part" "$f"; wait; exec sleep 600; }; f=$1; "#;
+/// A child that does what follows, whose process ID is told in the file `$1`, and a moment before it begins.
+const TOLD: &str = r#"child() { (until [ -e "$f" ]; do :; done; sleep 0.1; "$@") & echo $! >"$f.part"; mv "$f.part" "$f"; wait; exec sleep 600; }; f=$1; "#;
 /// Takes memory until it is not given more.
 const HOG: &str = "child tail /dev/zero";
 /// Starts processes until one is refused, which ends a shell.
