@@ -10,7 +10,7 @@ use estop_watchdog::job::{Containment, JobSpec, Limits, Program, Tier};
 use estop_watchdog::registry::RunDir;
 use estop_watchdog::stop::{Category, StopReport};
 
-use crate::animals::{ANIMAL, PLACE, SIZE};
+use crate::animals::{ANIMAL, NAMES, PLACE, SIZE};
 use crate::cage::Cage;
 use crate::sight::{self, Seen};
 
@@ -186,8 +186,9 @@ impl Keeper {
 
     fn spec(&self, housing: Housing, animal: &str, place: &Path) -> GuardianSpec {
         let size = match (animal, crate::claim::is_running()) {
-            ("wide", true) => 5000,
-            ("wide", false) => 300,
+            // It takes as long to grow as all others live: in each tenth round of the count.
+            ("wide", true) if self.stops as usize / NAMES.len() % 10 == 0 => 5000,
+            ("wide", _) => 300,
             ("bomb", _) => 100,
             _ => 200,
         };
