@@ -13,6 +13,9 @@ use crate::throttle::{QUARTER, Shown, Throttle, Verdict, next_rung, way_of};
 
 /// The share of one core that sampling may cost. Where a sample is dear, fewer are taken.
 const SAMPLING_SHARE: f64 = 0.01;
+/// So much more than its share it may cost for a moment: what is usual then never keeps the kernel from being heard, which costs
+/// one more wake-up each time.
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// However dear they are, this is the longest time without a sample on that account.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A time that no timer reaches.
@@ -33,7 +36,7 @@ impl Server {
         }
     }
 
-    /// Until when the kernel is not heard that tells of limits: the last sample has used up what samples may cost.
+    /// Until when the kernel is not heard that tells of limits: the last samples have used up what samples may cost.
     pub(super) fn deaf_to_limits_until(&self) -> Option<Instant> {
         Some(self.affordable).filter(|at| Instant::now() < *at)
     }
@@ -41,7 +44,7 @@ impl Server {
     /// Takes a sample, and says when the next one is due.
     pub(super) fn sample_in_turn(&mut self) {
         let cost = self.sample();
-        self.affordable = Instant::now() + cost.div_f64(SAMPLING_SHARE).min(LONGEST_PAUSE);
+        self.affordable = affordable(self.affordable, Instant::now(), cost);
         self.next_sample = self.due((Instant::now() + self.sample_interval).max(self.affordable));
     }
 
@@ -218,5 +221,42 @@ impl Server {
             let _ = self.prepared.job.slow(way, None);
         }
         self.throttles.clear();
+    }
+}
+
+/// When the next sample may be taken, after one at `now` that has cost so much and before which `since` was that moment (the
+/// "Generic Cell Rate Algorithm": ITU-T I.371, A.1).
+fn affordable(since: Instant, now: Instant, cost: Duration) -> Instant {
+    let ahead = AT_ONCE.div_f64(SAMPLING_SHARE);
+    let earned = now.checked_sub(ahead).map_or(since, |at| since.max(at));
+    (earned + cost.div_f64(SAMPLING_SHARE)).min(now + LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_usual_never_makes_it_deaf_and_what_is_dear_costs_no_more_than_its_share() {
+        let ms = Duration::from_millis;
+        let mut now = Instant::now() + ms(10_000);
+        let mut may = now;
+        for _ in 0..100 {
+            may = affordable(may, now, Duration::from_micros(300));
+            assert!(may < now + ms(100));
+            now += ms(100);
+        }
+        assert!(may < now);
+        // As often as the kernel tells: 100 s at most 1 s of a processor, and the little that is ahead.
+        let (begun, mut cost) = (now, Duration::ZERO);
+        while now < begun + ms(100_000) {
+            if may <= now {
+                may = affordable(may, now, ms(3));
+                cost += ms(3);
+            }
+            now += ms(1);
+        }
+        assert!(cost > ms(900) && cost <= ms(1000) + AT_ONCE + ms(3), "{cost:?}");
+        assert!(affordable(may, now, ms(60_000)) <= now + LONGEST_PAUSE);
     }
 }
