@@ -1,7 +1,8 @@
 //! A closer look at the processes of a job: whose they are, their arguments and memory, what they have open.
 
-use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -9,7 +10,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::net::Sockets;
 use crate::guardian::evidence::{Evidence, MemoryMap, Socket};
 use crate::job::ProcessId;
-use crate::job::linux::{let_go_of_descriptors, procfs};
+use crate::job::linux::{Pinned, let_go_of_descriptors};
 
 /// How many open files of a process are listed, and of all of them; as many sockets.
 const OPEN_OF_ONE: usize = 32;
@@ -48,34 +49,54 @@ struct Own {
 
 /// How much a thread finds before it tells.
 const BATCH: usize = 16;
+/// How many threads look at most, and how many processes are worth one more.
+const THREADS: usize = 4;
+const WORTH_ONE: usize = 8;
 
-/// Has a thread look, which a process can keep waiting: then what it has found by `deadline` is all. Only in a process that
-/// ends without waiting for it.
-pub(super) fn look_by_thread(evidence: &mut Evidence, deadline: Instant) {
-    let ids = ids(evidence);
+/// What was found, and how many of those who look have not yet been through with a stage.
+struct Notes<'a> {
+    evidence: &'a mut Evidence,
+    left: [usize; Stage::ALL.len()],
+}
+
+/// Has threads look, which a process can keep waiting: then what they have found by `deadline` is all. Only in a process that
+/// ends without waiting for them.
+pub(super) fn look_by_threads(evidence: &mut Evidence, deadline: Instant) {
+    let ids: Arc<[ProcessId]> = ids(evidence).into();
+    let shared = Arc::new(Shared::default());
     let (telling, told) = channel();
-    let looking = std::thread::Builder::new().spawn(move || {
-        // While this is kept waiting, all descriptors are let go of elsewhere: it has none in common with that.
-        if !stand_alone() {
-            return;
-        }
-        let mut batch = Vec::new();
-        look(&ids, true, |found| {
-            let all = matches!(found, Found::All(_));
-            batch.push(found);
-            let told = batch.len() < BATCH && !all || telling.send(std::mem::take(&mut batch)).is_ok();
-            told && Instant::now() < deadline
+    let threads = processors().min(THREADS).min(ids.len().div_ceil(WORTH_ONE)).max(1);
+    for first in 0..threads {
+        let (ids, shared, telling) = (Arc::clone(&ids), Arc::clone(&shared), telling.clone());
+        // Where there can be no thread, it shows as what was not looked at.
+        let _ = std::thread::Builder::new().spawn(move || {
+            // While this is kept waiting, all descriptors are let go of elsewhere: it has none in common with that.
+            if !stand_alone() {
+                return;
+            }
+            let mut batch = Vec::new();
+            let share: Vec<(usize, ProcessId)> = ids.iter().copied().enumerate().skip(first).step_by(threads).collect();
+            look(&share, &shared, true, |found| {
+                let all = matches!(found, Found::All(_));
+                batch.push(found);
+                let told = batch.len() < BATCH && !all || telling.send(std::mem::take(&mut batch)).is_ok();
+                told && Instant::now() < deadline
+            });
         });
-    });
-    let mut left: Vec<Stage> = Stage::ALL.to_vec();
-    while looking.is_ok()
-        && let Ok(batch) = told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
+    }
+    drop(telling);
+    let mut notes = Notes { evidence, left: [threads; Stage::ALL.len()] };
+    while let Ok(batch) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         for found in batch {
-            note(evidence, &mut left, found);
+            notes.note(found);
         }
     }
-    evidence.unfinished = unfinished(&left, true);
+    notes.conclude(true);
+}
+
+/// How many processors there are for this process.
+fn processors() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |processors| processors.count() as usize)
 }
 
 /// Gives this thread descriptors of its own, of which there are none yet.
@@ -90,63 +111,83 @@ fn stand_alone() -> bool {
 
 /// Looks at what no process can keep its reader waiting for, until `deadline`: not at the arguments, which are in its own memory.
 pub(super) fn look_here(evidence: &mut Evidence, deadline: Instant) {
-    let ids = ids(evidence);
-    let mut left: Vec<Stage> = Stage::ALL.to_vec();
-    look(&ids, false, |found| {
-        note(evidence, &mut left, found);
+    let ids: Vec<_> = ids(evidence).into_iter().enumerate().collect();
+    let mut notes = Notes { evidence, left: [1; Stage::ALL.len()] };
+    look(&ids, &Shared::default(), false, |found| {
+        notes.note(found);
         Instant::now() < deadline
     });
-    evidence.unfinished = unfinished(&left, false);
-}
-
-/// What was not looked at of all processes.
-fn unfinished(left: &[Stage], with_arguments: bool) -> Vec<String> {
-    let has = |stage| left.contains(&stage);
-    let names = [
-        (has(Stage::Own), "memory"),
-        (has(Stage::Own) || !with_arguments, "arguments"),
-        (has(Stage::Open), "open"),
-        (has(Stage::Sockets), "sockets"),
-    ];
-    names.into_iter().filter(|(missing, _)| *missing).map(|(_, name)| name.to_owned()).collect()
+    notes.conclude(false);
 }
 
 fn ids(evidence: &Evidence) -> Vec<ProcessId> {
     evidence.tree.iter().map(|one| one.process.id).collect()
 }
 
-fn note(evidence: &mut Evidence, left: &mut Vec<Stage>, found: Found) {
-    match found {
-        Found::Itself(index, own) => {
-            (evidence.tree[index].uid, evidence.tree[index].memory) = (own.uid, own.memory);
-            evidence.tree[index].process.arguments = own.arguments;
+impl Notes<'_> {
+    fn note(&mut self, found: Found) {
+        let tree = &mut self.evidence.tree;
+        match found {
+            Found::Itself(index, own) => {
+                (tree[index].uid, tree[index].memory) = (own.uid, own.memory);
+                tree[index].process.arguments = own.arguments;
+            }
+            Found::Open(index, open, omitted) => {
+                tree[index].process.open = open;
+                tree[index].open_omitted = omitted;
+            }
+            Found::Sockets(index, sockets) => tree[index].sockets = sockets,
+            Found::All(stage) => self.left[stage as usize] -= 1,
         }
-        Found::Open(index, open, omitted) => {
-            evidence.tree[index].process.open = open;
-            evidence.tree[index].open_omitted = omitted;
-        }
-        Found::Sockets(index, sockets) => evidence.tree[index].sockets = sockets,
-        Found::All(stage) => left.retain(|one| *one != stage),
+    }
+
+    /// Says what was not looked at of all processes.
+    fn conclude(self, with_arguments: bool) {
+        let has = |stage: Stage| self.left[stage as usize] > 0;
+        let names = [
+            (has(Stage::Own), "memory"),
+            (has(Stage::Own) || !with_arguments, "arguments"),
+            (has(Stage::Open), "open"),
+            (has(Stage::Sockets), "sockets"),
+        ];
+        let missing = names.into_iter().filter(|(missing, _)| *missing);
+        self.evidence.unfinished = missing.map(|(_, name)| name.to_owned()).collect();
     }
 }
 
-/// Looks at all of `ids`, and tells what it finds, until `tell` wants no more.
-fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> bool) {
-    let mut left = OPEN_OF_ALL;
+/// What all who look have in common.
+#[derive(Debug)]
+struct Shared {
+    /// How many open files may still be listed.
+    left: AtomicUsize,
+    sockets: Mutex<Sockets>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { left: AtomicUsize::new(OPEN_OF_ALL), sockets: Mutex::default() }
+    }
+}
+
+/// Looks at all of `ids`, which have places in the tree, and tells what it finds, until `tell` wants no more.
+fn look(ids: &[(usize, ProcessId)], shared: &Shared, with_arguments: bool, mut tell: impl FnMut(Found) -> bool) {
     let mut inodes: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
-    let mut sockets = Sockets::default();
+    let mut held = Held(ids.iter().map(|_| None).collect());
     for stage in Stage::ALL {
-        for (index, id) in ids.iter().enumerate() {
+        for (at, &(index, id)) in ids.iter().enumerate() {
             let found = match stage {
-                Stage::Own => Found::Itself(index, own(*id, with_arguments)),
+                Stage::Own => Found::Itself(index, held.of(at, id, |process| own(process, with_arguments))),
                 Stage::Open => {
-                    let open = open_list(*id, OPEN_OF_ONE.min(left));
-                    left = left.saturating_sub(open.files.len() + open.sockets.len());
-                    inodes[index] = open.sockets;
+                    let open = held.of(at, id, |process| open_list(process, &shared.left));
+                    inodes[at] = open.sockets;
                     Found::Open(index, open.files, open.omitted)
                 }
-                Stage::Sockets if inodes[index].is_empty() => continue,
-                Stage::Sockets => Found::Sockets(index, sockets.of(*id, &inodes[index])),
+                Stage::Sockets if inodes[at].is_empty() => continue,
+                Stage::Sockets => {
+                    // One that was kept waiting holds it as long: nobody gets further than the deadline by that.
+                    let mut sockets = shared.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+                    Found::Sockets(index, held.of(at, id, |process| sockets.of(process, &inodes[at])))
+                }
             };
             if !tell(found) {
                 return;
@@ -158,14 +199,28 @@ fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> 
     }
 }
 
-/// The user of a process, its memory map, neither of which waits for anything, and its arguments.
-fn own(id: ProcessId, with_arguments: bool) -> Own {
-    let text = fs::read_to_string(format!("/proc/{}/status", id.pid)).unwrap_or_default();
-    // Looked up after it was read: if it is the same process now, it is its own.
-    let arguments = if with_arguments { procfs::arguments(id) } else { String::new() };
-    if arguments.is_empty() && procfs::identity(id.pid) != Some(id) {
-        return Own::default();
+/// The processes that were looked at, so that who it is needs to be asked once.
+struct Held(Vec<Option<Pinned>>);
+
+impl Held {
+    /// What `look` finds out about one; nothing of one that has ended.
+    fn of<T: Default>(&mut self, index: usize, id: ProcessId, look: impl FnOnce(&Pinned) -> T) -> T {
+        if self.0[index].is_none() {
+            self.0[index] = Pinned::open(id).ok().or_else(|| {
+                // There may be no more descriptors: the others are opened again when their turn comes.
+                self.0.iter_mut().for_each(|held| *held = None);
+                Pinned::open(id).ok()
+            });
+        }
+        self.0[index].as_ref().map(look).unwrap_or_default()
     }
+}
+
+/// The user of a process, its memory map, neither of which waits for anything, and its arguments.
+fn own(process: &Pinned, with_arguments: bool) -> Own {
+    let text = process.content("status").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let arguments = if with_arguments { process.arguments() } else { String::new() };
     let (mut memory, mut uid, mut has_memory) = (MemoryMap::default(), None, false);
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
         let first = || value.split_ascii_whitespace().next()?.parse::<u64>().ok();
@@ -201,39 +256,46 @@ struct Open {
     omitted: u64,
 }
 
-/// What the process `id` has open, at most `limit` of it.
-fn open_list(id: ProcessId, limit: usize) -> Open {
+/// What a process has open, as much of it as may be listed of one, and as is `left` of what may be listed of all.
+fn open_list(process: &Pinned, left: &AtomicUsize) -> Open {
     let mut open = Open::default();
-    let entries = fs::read_dir(format!("/proc/{}/fd", id.pid)).into_iter().flatten().flatten();
-    for target in entries.filter_map(|entry| fs::read_link(entry.path()).ok()).take(limit) {
-        let name = target.to_string_lossy();
-        match name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
-            Some(inode) => open.sockets.push(inode),
-            None => open.files.push(name.chars().take(PATH).collect()),
+    let limit = OPEN_OF_ONE.min(left.load(Ordering::Relaxed));
+    let all = process.open_files(|name| {
+        let listed = open.files.len() + open.sockets.len();
+        if listed < limit {
+            match name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
+                Some(inode) => open.sockets.push(inode),
+                None => open.files.push(name.chars().take(PATH).collect()),
+            }
         }
-    }
+        listed + 1 < limit
+    });
+    let Ok(all) = all else { return Open::default() };
     let listed = open.files.len() + open.sockets.len();
-    if listed == limit {
-        open.omitted = procfs::open_files(id.pid).unwrap_or_default().saturating_sub(listed as u64);
-    }
-    // Looked up after they were read: if it is the same process now, they are its own.
-    if procfs::identity(id.pid) == Some(id) { open } else { Open::default() }
+    open.omitted = all.saturating_sub(listed as u64);
+    // Threads that list at the same moment may together list a little more.
+    let take = |left: usize| Some(left.saturating_sub(listed));
+    let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+    open
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
+    use crate::job::linux::procfs::identity;
 
     #[test]
     fn what_this_process_has_is_found() {
-        let id = procfs::identity(std::process::id()).unwrap();
+        let id = identity(std::process::id()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut seen: [Vec<Found>; 3] = Default::default();
         let mut stage = 0;
-        look(&[id], true, |found| {
+        look(&[(0, id)], &Shared::default(), true, |found| {
             if let Found::All(_) = found {
                 stage += 1;
             } else {
@@ -262,14 +324,15 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_counted_and_no_time_is_said() {
-        let id = procfs::identity(std::process::id()).unwrap();
+        let id = identity(std::process::id()).unwrap();
         let _kept: Vec<_> = (0..40).map(|_| fs::File::open("/dev/null").unwrap()).collect();
-        let open = open_list(id, OPEN_OF_ONE);
+        let open = open_list(&Pinned::open(id).unwrap(), &AtomicUsize::new(1000));
         assert_eq!(open.files.len() + open.sockets.len(), OPEN_OF_ONE);
         assert!(open.omitted >= 8, "{open:?}");
-        assert_eq!(open_list(ProcessId { start_time: id.start_time + 1, ..id }, 5), Open::default());
+        let gone = ProcessId { start_time: id.start_time + 1, ..id };
+        assert_eq!(Held(vec![None]).of(0, gone, |process| open_list(process, &AtomicUsize::new(5))), Open::default());
         let mut told = 0;
-        look(&[id, id], true, |_| {
+        look(&[(0, id), (1, id)], &Shared::default(), true, |_| {
             told += 1;
             false
         });

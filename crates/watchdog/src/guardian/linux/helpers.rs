@@ -36,7 +36,7 @@ impl Helpers {
         match fork() {
             Ok(None) => {
                 let mut evidence = gather();
-                closer::look_by_thread(&mut evidence, deadline);
+                closer::look_by_threads(&mut evidence, deadline);
                 // At once, or as much of it as there is room for.
                 let found: Vec<u8> = evidence.tree.iter().flat_map(|one| one.process.id.pid.to_ne_bytes()).collect();
                 let _ = rustix::io::write(&gathering, &found);

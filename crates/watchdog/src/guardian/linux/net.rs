@@ -1,13 +1,12 @@
 //! Sockets by their inodes: their addresses, and how they are.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 
 use crate::guardian::evidence::Socket;
-use crate::job::ProcessId;
+use crate::job::linux::Pinned;
 
 /// How many lines of a table are read: a host may have very many sockets.
 const LINES: usize = 20_000;
@@ -19,13 +18,13 @@ const LISTENS: u32 = 1 << 16;
 pub(super) struct Sockets(HashMap<u64, HashMap<u64, Socket>>);
 
 impl Sockets {
-    /// Those of the process `id` that have these inodes. One of another kind, such as netlink, is named by its inode.
-    pub(super) fn of(&mut self, id: ProcessId, inodes: &[u64]) -> Vec<Socket> {
+    /// Those of a process that have these inodes. One of another kind, such as netlink, is named by its inode.
+    pub(super) fn of(&mut self, process: &Pinned, inodes: &[u64]) -> Vec<Socket> {
         if inodes.is_empty() {
             return Vec::new();
         }
-        let namespace = fs::metadata(format!("/proc/{}/ns/net", id.pid)).map_or(0, |found| found.ino());
-        let table = self.0.entry(namespace).or_insert_with(|| tables(id.pid));
+        let namespace = process.namespace("ns/net").unwrap_or(0);
+        let table = self.0.entry(namespace).or_insert_with(|| tables(process));
         let unknown = |inode: &u64| Socket {
             protocol: "other".to_owned(),
             local: format!("socket:[{inode}]"),
@@ -36,11 +35,11 @@ impl Sockets {
     }
 }
 
-/// All sockets of the network namespace of `pid`.
-fn tables(pid: u32) -> HashMap<u64, Socket> {
+/// All sockets of the network namespace of a process.
+fn tables(process: &Pinned) -> HashMap<u64, Socket> {
     let mut found = HashMap::new();
     for protocol in ["tcp", "tcp6", "udp", "udp6", "unix"] {
-        let Ok(file) = File::open(format!("/proc/{pid}/net/{protocol}")) else { continue };
+        let Ok(file) = process.file(&format!("net/{protocol}")).map(File::from) else { continue };
         // A path may be any bytes.
         let lines = BufReader::new(file).split(b'\n').map_while(std::result::Result::ok).skip(1).take(LINES);
         found.extend(lines.filter_map(|line| {

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::pinned::Pinned;
 use crate::job::{Process, ProcessId};
 use crate::stop::Survivor;
 
@@ -66,17 +67,21 @@ pub fn look(pid: u32) -> io::Result<Option<Stat>> {
     parse_stat(&bytes).ok_or_else(garbled).map(Some)
 }
 
-/// Reads a file of `/proc`. Not as the standard library does, which tries again for as long as it is interrupted, and asks for a
-/// size that such a file does not have: a guardian reads them on its way to a kill.
+/// Reads a file of `/proc`.
 fn content(path: &str) -> io::Result<Vec<u8>> {
+    whole(&rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Reads all of an open file of `/proc`. Not as the standard library does, which tries again for as long as it is interrupted, and
+/// asks for a size that such a file does not have: a guardian reads them on its way to a kill.
+pub(super) fn whole(file: &OwnedFd) -> io::Result<Vec<u8>> {
     const CHUNK: usize = 4096;
     const TRIES: u32 = 100;
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let (mut content, mut interrupted) = (Vec::new(), 0);
     loop {
         let length = content.len();
         content.resize(length + CHUNK, 0);
-        match rustix::io::read(&file, &mut content[length..]) {
+        match rustix::io::read(file, &mut content[length..]) {
             Ok(0) => {
                 content.truncate(length);
                 return Ok(content);
@@ -100,7 +105,7 @@ fn present<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let text = String::from_utf8_lossy(bytes);
     // The command may hold any character; the last parenthesis ends it.
     let (head, tail) = text.rsplit_once(')')?;
@@ -308,15 +313,9 @@ pub fn process(stat: &Stat) -> Process {
     }
 }
 
-/// The arguments of the process `id`, separated by spaces, shortened; none if it has ended. Not for a guardian: they are read
-/// from the process's own memory, which it can keep its reader waiting for.
+/// The arguments of the process `id` ([`Pinned::arguments`]); none if it has ended.
 pub fn arguments(id: ProcessId) -> String {
-    let bytes = fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
-    // Looked up after they were read: if it is the same process now, they are its own.
-    if identity(id.pid) != Some(id) {
-        return String::new();
-    }
-    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(500).collect()
+    Pinned::open(id).map(|process| process.arguments()).unwrap_or_default()
 }
 
 /// How many descriptors `pid` has open. Since Linux 6.2 the directory's size says so without a walk.
