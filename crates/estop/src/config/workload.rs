@@ -97,6 +97,9 @@ pub struct Workload {
     /// The time between two looks at what it uses.
     #[serde(default = "Workload::default_sample_interval")]
     pub sample_interval: Period,
+    /// How long a kill waits for the look at the processes that goes to the critical-failure log. 0: it does not look.
+    #[serde(default = "Workload::default_evidence_max")]
+    pub evidence_max: Period,
     /// How much of its output is kept: about so much of the newest.
     #[serde(default = "Workload::default_log_max")]
     pub log_max: Size,
@@ -178,6 +181,7 @@ impl Workload {
             thaw_after: None,
             thaw_max: Self::default_thaw_max(),
             sample_interval: Self::default_sample_interval(),
+            evidence_max: Self::default_evidence_max(),
             log_max: Self::default_log_max(),
             log_age_max: None,
             restart: Restart::default(),
@@ -214,6 +218,10 @@ impl Workload {
 
     fn default_thaw_max() -> u32 {
         3
+    }
+
+    fn default_evidence_max() -> Period {
+        Period::from_millis(50)
     }
 
     fn default_sample_interval() -> Period {

@@ -144,6 +144,7 @@ impl Launch<'_> {
             freeze_max: workload.freeze_max.duration(),
             thaw: workload.thaw_after.map(|after| ThawRule { after: after.duration(), most: workload.thaw_max }),
             sample_interval: workload.sample_interval.duration(),
+            evidence_max: workload.evidence_max.duration(),
             brain: Some(this_process()),
             on_brain_loss: workload.on_brain_loss,
             brain_loss_grace: workload.brain_loss_grace.duration(),

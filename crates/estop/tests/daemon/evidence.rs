@@ -98,6 +98,28 @@ fn expect_open(one: &Value, port: &str) {
 }
 
 #[test]
+fn one_that_is_killed_without_a_look_leaves_what_is_known_after_it() {
+    let scene = Scene::new();
+    scene.house().config(
+        "[workload.a]\ncommand = [\"sh\", \"-c\", \"echo begun; sleep 1000 & exec sleep 1000\"]\n\
+         time_max = \"1s\"\nevidence_max = \"0s\"\n",
+    );
+    let _brain = scene.up();
+    let stop = entry(&scene, "stop");
+    let all = entries(&scene);
+    assert!(all.iter().all(|entry| entry["event"] != "breach"), "{all:#?}");
+    assert_eq!((&stop["number"], &stop["completes"]), (&1.into(), &Value::Null), "{stop:#}");
+    assert_eq!((&stop["limit"]["metric"], &stop["stop"]["proven_empty"]), (&"time".into(), &true.into()), "{stop:#}");
+    assert_eq!(
+        stop["stop"]["phases"]["capture_seconds"].as_f64().map(|seconds| seconds < 0.001),
+        Some(true),
+        "{stop:#}"
+    );
+    assert!(!stop["history"].as_array().unwrap().is_empty(), "{stop:#}");
+    assert_eq!(stop["output"]["lines"], serde_json::json!(["begun"]), "{stop:#}");
+}
+
+#[test]
 fn a_breach_is_written_down_with_what_the_program_was_and_had_and_said() {
     for round in 1..=TRIES {
         let scene = Scene::new();

@@ -162,12 +162,12 @@ impl Server {
         let brain_lost = (brain.is_none() && prepared.spec.brain.is_some()).then(Instant::now);
         let sample_interval = prepared.spec.sample_interval;
         Self {
+            helpers: Helpers::new(prepared.spec.evidence_max),
             prepared,
             recorder,
             state: State::Running,
             record: Record::default(),
             waiting: Vec::with_capacity(WAITING_LIMIT),
-            helpers: Helpers::default(),
             spare: Spare::default(),
             latching: None,
             brain,
@@ -462,11 +462,13 @@ impl Server {
         let retry = self.state == State::Survivors;
         let blamed = self.record.stopped_by.is_some() && !retry;
         let by_copy = !self.looks_by_itself();
-        let occasion = blamed.then(|| self.occasion(BREACH, None));
+        // One that is killed without a look leaves what is known after it.
+        let looks = !self.prepared.spec.evidence_max.is_zero();
+        let occasion = (blamed && looks).then(|| self.occasion(BREACH, None));
         let (helpers, kept) = (&mut self.helpers, &mut self.kept);
         let raised = Raised::new();
         self.spare.give_up();
-        let report = self.prepared.job.stop(category, if retry { RETRY_LIMIT } else { KILL_LIMIT }, |job| {
+        let look = |job: &mut JobObjectManager| {
             let Some((occasion, writing)) = occasion else { return };
             let gather = || Evidence::gather(job, occasion);
             if by_copy {
@@ -474,7 +476,9 @@ impl Server {
             } else {
                 kept.put_off(helpers.look(gather), writing);
             }
-        });
+        };
+        let limit = if retry { RETRY_LIMIT } else { KILL_LIMIT };
+        let report = self.prepared.job.stop(category, limit, looks.then_some(look));
         drop(raised);
         self.write_what_was_put_off();
         self.conclude_kill(report, retry);
@@ -513,7 +517,7 @@ impl Server {
         self.record.exit = self.prepared.job.reap().or(self.record.exit);
         if self.record.report.is_none() && self.record.stopped_by.is_some() {
             // It ended within its grace: that is a stop that needs its proof too.
-            let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, |_| {});
+            let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, None::<fn(&mut _)>);
             report.processes_before = self.asked;
             if !report.proven_empty {
                 // Something has left the job, or could not be looked at: it goes on being tried.

@@ -101,6 +101,9 @@ pub struct GuardianSpec {
     pub thaw: Option<ThawRule>,
     /// Time between two samples.
     pub sample_interval: Duration,
+    /// How long a kill waits for the look at the processes. Zero: there is none, and what the kernel ends at once is not frozen first.
+    #[serde(default = "default_evidence_max")]
+    pub evidence_max: Duration,
     /// The brain, or the foreground process of `run`.
     pub brain: Option<ProcessId>,
     /// What to do when it is away for longer than `brain_loss_grace`.
@@ -122,6 +125,10 @@ pub struct GuardianSpec {
     pub note: String,
 }
 
+fn default_evidence_max() -> Duration {
+    Duration::from_millis(50)
+}
+
 impl GuardianSpec {
     /// For `job` of the estop in `run_dir` and `state_dir`, without a ladder, a brain, stores or secrets: its grace is 10 s, it is sampled
     /// ten times a second and frozen for at most a minute. `incident` is the identifier of the incident that a breach opens.
@@ -138,6 +145,7 @@ impl GuardianSpec {
             freeze_max: Duration::from_mins(1),
             thaw: None,
             sample_interval: Duration::from_millis(100),
+            evidence_max: default_evidence_max(),
             brain: None,
             on_brain_loss: OnBrainLoss::default(),
             brain_loss_grace: Duration::ZERO,

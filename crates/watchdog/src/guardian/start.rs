@@ -196,7 +196,7 @@ fn set_up(
     platform::note_place(&spec);
     if let Err(error) = begin(&spec, dir, &latches, &mut job) {
         if job.main().is_some() {
-            job.stop(Category::Kill, KILL_LIMIT, |_| {});
+            job.stop(Category::Kill, KILL_LIMIT, None::<fn(&mut _)>);
         }
         job.release();
         return Err(error);

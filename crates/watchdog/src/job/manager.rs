@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Way, Woken};
+use super::{Exit, Isolation, Job, JobSpec, Limits, Process, ProcessId, Tier, Way, Woken};
 use crate::ladder::{Breach, Metric, Thresholds};
 use crate::monitor::{Reading, ResourceMonitor, Sample};
 use crate::stop::{Category, Phases, StopReport};
@@ -210,19 +210,25 @@ impl JobObjectManager {
         self.job.is_empty()
     }
 
-    /// Freezes, calls `capture`, kills until the job is empty or `limit` is over, and proves it.
+    /// Freezes, calls `capture`, kills until the job is empty or `limit` is over, and proves it. Without a `capture` what the kernel
+    /// ends at once is not frozen first.
     ///
     /// Nothing is claimed that was not proven: after `limit` the survivors are named.
-    pub fn stop(&mut self, category: Category, limit: Duration, capture: impl FnOnce(&mut Self)) -> StopReport {
+    pub fn stop(&mut self, category: Category, limit: Duration, capture: Option<impl FnOnce(&mut Self)>) -> StopReport {
         let started = Instant::now();
         // Where they cannot be counted now, as they were counted last.
         let seen = |count: u64| if count > 0 { count } else { self.monitor.last().map_or(0, |last| last.processes) };
         let processes_before = seen(self.job.count());
         let mut phases = Phases::default();
-        self.freeze(FREEZE_WAIT);
+        // What must be found one by one must not run away meanwhile.
+        if capture.is_some() || self.job.tier() == Tier::Tracked {
+            self.freeze(FREEZE_WAIT);
+        }
         phases.freeze_seconds = started.elapsed().as_secs_f64();
         let capturing = Instant::now();
-        capture(self);
+        if let Some(capture) = capture {
+            capture(self);
+        }
         phases.capture_seconds = capturing.elapsed().as_secs_f64();
         let killing = Instant::now();
         loop {

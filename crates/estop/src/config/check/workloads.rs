@@ -100,6 +100,8 @@ fn needs(config: &Config, name: &str, workload: &Workload, key: &KeyPath, proble
 const SHORTEST_INTERVAL: Period = Period::from_millis(10);
 /// Fewer would miss what they are for.
 const LONGEST_INTERVAL: Period = Period::from_secs(60);
+/// Nobody who orders a stop waits longer for a look.
+const LONGEST_LOOK: Period = Period::from_secs(5);
 
 fn sampling(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
     let interval = workload.sample_interval;
@@ -107,6 +109,11 @@ fn sampling(workload: &Workload, key: &KeyPath, problems: &mut Vec<Problem>) {
         let message = format!("sample_interval is {interval}");
         let hint = format!("from {SHORTEST_INTERVAL} to {LONGEST_INTERVAL}");
         problems.push(Problem::at(key.clone().key("sample_interval"), message, hint));
+    }
+    let look = workload.evidence_max;
+    if look > LONGEST_LOOK {
+        let message = format!("evidence_max is {look}: a kill would wait that long");
+        problems.push(Problem::at(key.clone().key("evidence_max"), message, format!("at most {LONGEST_LOOK}")));
     }
 }
 

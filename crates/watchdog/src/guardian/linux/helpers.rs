@@ -8,22 +8,27 @@ use super::closer;
 use crate::guardian::evidence::{Evidence, Part, Writing};
 use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready, reap};
 
-/// How long the guardian waits for the look at the tree.
-const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
 /// How many processes a copy tells of: a pipe takes so much at once.
 const PIDS: usize = 1000;
 /// How many copies of the guardian write at the same time.
 const HELPERS: usize = 4;
 
 /// The copies of the guardian that are still writing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::guardian) struct Helpers {
+    /// How long the guardian waits for the look at the tree.
+    wait: Duration,
     running: Vec<Child>,
     /// The one that asks over the network.
     asking: Option<Child>,
 }
 
 impl Helpers {
+    /// Copies whose look at the tree is waited for so long.
+    pub(in crate::guardian) fn new(wait: Duration) -> Self {
+        Self { wait, running: Vec::new(), asking: None }
+    }
+
     /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over: the
     /// processes that it has found, as far as it has told by then.
     pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
@@ -31,7 +36,7 @@ impl Helpers {
         if self.running.len() >= HELPERS {
             return Vec::new();
         }
-        let deadline = Instant::now() + CAPTURE_BUDGET;
+        let deadline = Instant::now() + self.wait;
         let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
         match fork() {
             Ok(None) => {
@@ -58,9 +63,8 @@ impl Helpers {
     }
 
     /// Gathers evidence where there can be no copy: all that no process can keep its reader waiting for, while the time lasts.
-    #[expect(clippy::unused_self, reason = "as on the other platforms")]
     pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
-        let deadline = Instant::now() + CAPTURE_BUDGET;
+        let deadline = Instant::now() + self.wait;
         let mut evidence = gather();
         closer::look_here(&mut evidence, deadline);
         evidence

@@ -99,7 +99,7 @@ impl Server {
 
     /// Keeps what it is now, before it is asked to end: if it does, nothing is left to look at.
     pub(super) fn keep_before_it_ends(&mut self) {
-        if self.record.stopped_by.is_none() {
+        if self.record.stopped_by.is_none() || self.prepared.spec.evidence_max.is_zero() {
             return;
         }
         let (occasion, writing) = self.occasion(BREACH, None);

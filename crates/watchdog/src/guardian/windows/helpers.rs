@@ -20,6 +20,11 @@ pub(in crate::guardian) struct Helpers {
 }
 
 impl Helpers {
+    /// Threads that write. The look at the processes waits for none of them, so that no time is given.
+    pub(in crate::guardian) fn new(_wait: Duration) -> Self {
+        Self::default()
+    }
+
     /// Gathers evidence and lets a thread write it down. The system's list of processes waits for none of them.
     pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
         let evidence = self.look(gather);

@@ -8,6 +8,7 @@ use estop_watchdog::stop::{Phases, StopReport};
 use super::tree::{Stopped, bounded};
 use super::{Interrupt, Measurement, Stops, Tree, Unit, middle};
 use crate::cli::output::seconds;
+use crate::config::{Period, Workload};
 use crate::failure::Result;
 use crate::platform::bare::Bare;
 use crate::platform::commands::{forkers, sleepers};
@@ -39,6 +40,8 @@ struct Times {
     thaws: Vec<f64>,
     stops: Vec<f64>,
     answers: Vec<f64>,
+    /// Without a look at the processes, which freezes them first.
+    blind: Vec<f64>,
     phases: Vec<Phases>,
     /// The kernel's: one write to `cgroup.kill`, and a freeze before it.
     kills: Vec<f64>,
@@ -62,8 +65,12 @@ pub(super) fn of_sleepers(
         if !times.take(tree, stops, interrupt)? {
             break;
         }
+        let name = format!("blind-{processes}-{round}");
+        let sign = sign(site, &name);
+        let workload = blind(bounded(sleepers(processes, &sign)?, processes));
+        times.take_blind(Tree::start(site, name, &workload, INTERVAL, Some(&sign), interrupt)?, stops)?;
         for frozen in [false, true] {
-            let sign = sign(site, &format!("bare-{processes}-{round}-{frozen}"));
+            let sign = self::sign(site, &format!("bare-{processes}-{round}-{frozen}"));
             let command = sleepers(processes, &sign)?;
             times.take_bare(&command, bounded(command.clone(), processes).pids_max, &sign, frozen, interrupt)?;
         }
@@ -81,15 +88,15 @@ pub(super) fn of_a_bomb(
 ) -> Result<Vec<Measurement>> {
     let mut times = Times::default();
     for round in 0..rounds {
-        let name = format!("bomb-{round}");
-        let sign = sign(site, &name);
-        let Some(command) = forkers(FORKERS, &sign)? else {
+        let Some(tree) = bomb(site, format!("bomb-{round}"), |workload| workload, interrupt) else {
             times.missing = Some("there is no fork here".to_owned());
             break;
         };
-        let workload = bounded(command, BOMB_LIMIT);
-        if !times.take(Tree::start(site, name, &workload, INTERVAL, Some(&sign), interrupt), stops, interrupt)? {
+        if !times.take(tree, stops, interrupt)? {
             break;
+        }
+        if let Some(tree) = bomb(site, format!("blind-bomb-{round}"), blind, interrupt) {
+            times.take_blind(tree?, stops)?;
         }
         for frozen in [false, true] {
             let sign = self::sign(site, &format!("bare-bomb-{round}-{frozen}"));
@@ -99,6 +106,25 @@ pub(super) fn of_a_bomb(
     }
     let more = format!("{FORKERS} processes that fork without pause, at most {BOMB_LIMIT}");
     Ok(times.measured("fork_bomb", None).into_iter().map(|one| one.with(&more)).collect())
+}
+
+/// Processes that fork without pause. `None` where there is no such thing.
+fn bomb<'a>(
+    site: &'a Site,
+    name: String,
+    set: impl FnOnce(Workload) -> Workload,
+    interrupt: &Interrupt,
+) -> Option<Result<Tree<'a>>> {
+    let sign = sign(site, &name);
+    let command = forkers(FORKERS, &sign).transpose()?;
+    Some(command.and_then(|command| {
+        Tree::start(site, name, &set(bounded(command, BOMB_LIMIT)), INTERVAL, Some(&sign), interrupt)
+    }))
+}
+
+/// Nobody looks at it before it is killed.
+fn blind(workload: Workload) -> Workload {
+    Workload { evidence_max: Period::from_secs(0), ..workload }
 }
 
 /// The file that a tree makes when it is there.
@@ -126,6 +152,14 @@ impl Times {
         self.phases.push(report.phases);
         stops.count(&report);
         Ok(true)
+    }
+
+    /// Stops `tree`, at which nobody looks before.
+    fn take_blind(&mut self, tree: Tree<'_>, stops: &mut Stops) -> Result<()> {
+        let Stopped { report, .. } = tree.stop()?;
+        self.blind.push(report.stop_seconds);
+        stops.count(&report);
+        Ok(())
     }
 
     /// The same tree, ended by nothing but the kernel.
@@ -157,7 +191,7 @@ impl Times {
         let (missing, no_kernel) = (self.missing.as_deref(), self.no_kernel.as_deref().or(self.missing.as_deref()));
         let phases = phases(&self.phases);
         let half = |values: &[f64]| Measurement::middle("", Unit::Seconds, values.to_vec()).value;
-        let beside = half(&self.stops).zip(half(&self.kills)).map(|(stop, kernel)| stop / kernel);
+        let beside = half(&self.blind).zip(half(&self.kills)).map(|(stop, kernel)| stop / kernel);
         let after_freeze = half(&self.stops).zip(half(&self.frozen_kills)).map(|(stop, kernel)| stop / kernel);
         let mut stop = middle(format!("stop_{what}"), Unit::Seconds, self.stops, missing).with(&phases);
         if let Some(aim) = aim {
@@ -173,12 +207,15 @@ impl Times {
                 .with("order to answer, confirmed by the kernel"),
             middle(name("thaw"), Unit::Seconds, self.thaws, missing).with("order to answer"),
             stop,
+            middle(name("blind_stop"), Unit::Seconds, self.blind, missing)
+                .with("with `evidence_max = \"0s\"`: killed without a look, not frozen for it"),
             middle(name("stop_answer"), Unit::Seconds, self.answers, missing)
                 .with("order to answer: with the latch on the disk, and evidence"),
             middle(name("kernel_kill"), Unit::Seconds, self.kills, no_kernel)
                 .with("the kernel alone: a write to cgroup.kill until `populated 0`"),
             middle(name("kernel_freeze_and_kill"), Unit::Seconds, self.frozen_kills, no_kernel).with("frozen first"),
-            times(name("stop_to_kernel"), beside, "middle of the stops, by that of kernel_kill").below(TIMES_KERNEL),
+            times(name("stop_to_kernel"), beside, "middle of the blind stops, by that of kernel_kill")
+                .below(TIMES_KERNEL),
             times(
                 name("stop_to_kernel_frozen"),
                 after_freeze,
