@@ -213,7 +213,8 @@ impl JobObjectManager {
     /// Freezes, calls `capture`, kills until the job is empty or `limit` is over, and proves it. Without a `capture` what the kernel
     /// ends at once is not frozen first.
     ///
-    /// Nothing is claimed that was not proven: after `limit` the survivors are named.
+    /// Nothing is claimed that was not proven: after `limit` the survivors are named. As long as they become fewer, up to twice as
+    /// long: thousands of processes need processors to end, which others may have.
     pub fn stop(&mut self, category: Category, limit: Duration, capture: Option<impl FnOnce(&mut Self)>) -> StopReport {
         let started = Instant::now();
         // Where they cannot be counted now, as they were counted last.
@@ -231,9 +232,10 @@ impl JobObjectManager {
         }
         phases.capture_seconds = capturing.elapsed().as_secs_f64();
         let killing = Instant::now();
+        let mut patience = Patience { limit, next: limit, left: processes_before };
         loop {
             self.job.kill();
-            if self.job.wait_empty(ROUND) || killing.elapsed() >= limit {
+            if self.job.wait_empty(ROUND) || patience.is_over(killing.elapsed(), || self.job.count()) {
                 break;
             }
         }
@@ -261,6 +263,30 @@ impl JobObjectManager {
     }
 }
 
+/// For how long a kill goes on.
+struct Patience {
+    limit: Duration,
+    /// When it is looked next whether they have become fewer.
+    next: Duration,
+    /// How many there were.
+    left: u64,
+}
+
+impl Patience {
+    /// So often within the limit it is looked whether they become fewer, once it is over.
+    const LOOKS: u32 = 5;
+
+    /// Whether, after so long, it is time to say what is left, of which there is `count`.
+    fn is_over(&mut self, elapsed: Duration, count: impl FnOnce() -> u64) -> bool {
+        if elapsed < self.next {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.left, count());
+        self.next = elapsed + self.limit / Self::LOOKS;
+        self.left >= before || elapsed >= self.limit * 2
+    }
+}
+
 /// The thresholds by which the monitor enforces what the kernel does not, and tells what the kernel refused.
 ///
 /// # Errors
@@ -280,5 +306,25 @@ fn effective(job: &dyn Job, spec: &JobSpec, limits: &Limits, thresholds: &Thresh
     match job.unenforceable(limits, &effective) {
         None => Ok(effective),
         Some((limit, reason)) => Err(Error::Unenforceable { limit, reason }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how long a kill gives up that has so many left at each second.
+    fn given_up(left: impl Fn(u64) -> u64) -> u64 {
+        let mut patience = Patience { limit: Duration::from_secs(5), next: Duration::from_secs(5), left: 1000 };
+        let over = |second: &u64| patience.is_over(Duration::from_secs(*second), || left(*second));
+        (0..100).find(over).unwrap_or(100)
+    }
+
+    #[test]
+    fn a_kill_goes_on_as_long_as_it_leaves_fewer_and_no_longer_than_twice() {
+        assert_eq!(given_up(|_| 1000), 5);
+        assert_eq!(given_up(|_| 1), 6, "all but one had ended by then");
+        assert_eq!(given_up(|second| 990 - second.min(7)), 8);
+        assert_eq!(given_up(|second| 900 - second), 10);
     }
 }

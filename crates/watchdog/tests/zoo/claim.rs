@@ -29,7 +29,6 @@ pub(crate) fn count(housing: Housing) {
             break;
         }
         let stopped = keeper.stop_once(housing, animal);
-        judge(housing, animal, &stopped);
         let how = match (stopped.report.proven_empty, stopped.has_survivors()) {
             (true, _) => "proven",
             (false, true) => "survivor",
@@ -40,6 +39,8 @@ pub(crate) fn count(housing: Housing) {
             let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
             writeln!(file, "{} {animal} {how}", housing.name()).unwrap();
         }
+        // Counted before, whatever it was.
+        judge(housing, animal, &stopped);
     }
     let failures = counts.of("survivor") + counts.of("unproven");
     println!(
