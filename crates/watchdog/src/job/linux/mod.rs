@@ -48,6 +48,7 @@ use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
 use members::signal_exactly;
+pub use pressure::Trigger;
 use pressure::{Triggers, Waiting};
 use procfs::Seen;
 use spawn::Namespaces;
