@@ -268,8 +268,8 @@ pub(super) struct Pids {
     version: Version,
     current: File,
     events: Option<File>,
-    /// The kernel's log, until it says that a process was refused: of a v1 group the kernel says that once, and since Linux 6.11 in
-    /// no other way (`pids_event` in its `kernel/cgroup/pids.c` signals by `pids.events.local`, which v1 does not have).
+    /// The kernel's log, until it says that a process was refused: of a v1 group the kernel says that once, and newer ones (seen on
+    /// 6.18) in no other way: `pids_event` in `kernel/cgroup/pids.c` signals by `pids.events.local`, which v1 does not have.
     log: Option<OwnedFd>,
 }
 
