@@ -60,6 +60,7 @@ fn every_criterion_is_measured_and_nothing_is_left_behind() {
         "detection_cpu_time",
         "detection_memory",
         "detection_pids",
+        "kernel_pressure",
         "detection_pressure",
     ] {
         let measured = of(name)["value"].as_f64().is_some_and(|value| value >= 0.0);

@@ -11,13 +11,13 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    account, bare, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
-    terminal, words,
+    account, bare, channel, commands, ending, events, files, foreground, host, places, pressure, processes, programs,
+    service, terminal, words,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    account, bare, channel, commands, ending, events, files, foreground, host, places, processes, programs, service,
-    terminal, words,
+    account, bare, channel, commands, ending, events, files, foreground, host, places, pressure, processes, programs,
+    service, terminal, words,
 };
 
 /// Why a program can't be run.

@@ -124,9 +124,9 @@ impl JobObjectManager {
         self.job.listen(self.monitor.thresholds());
     }
 
-    /// Takes note of what has woken the guardian.
-    pub fn woken(&mut self, by: Woken) {
-        self.job.woken(by);
+    /// Takes note of what has woken the guardian. Whether that tells of a limit of this job.
+    pub fn woken(&mut self, by: Woken) -> bool {
+        self.job.woken(by)
     }
 
     /// The last sample.

@@ -152,10 +152,10 @@ impl Way {
 }
 
 /// How many descriptors wake a guardian up when its job changes.
-pub const DESCRIPTORS: usize = 11;
+pub const DESCRIPTORS: usize = 12;
 
 /// The places of those that tell of limits: of refusals, and of pressures.
-pub const PLACES_OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - 8..DESCRIPTORS;
+pub const PLACES_OF_LIMITS: std::ops::Range<usize> = DESCRIPTORS - 9..DESCRIPTORS;
 
 /// Which of them did, the first being the lowest bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -281,8 +281,8 @@ pub trait Job {
     /// Has the kernel tell by itself when one of `thresholds` is reached, as far as it can.
     fn listen(&mut self, thresholds: &Thresholds);
 
-    /// Takes note of which of [`Job::descriptors`] have woken the guardian.
-    fn woken(&mut self, by: Woken);
+    /// Takes note of which of [`Job::descriptors`] have woken the guardian. Whether one of them tells of a limit of this job.
+    fn woken(&mut self, by: Woken) -> bool;
 
     /// The first of the `limits` in force that the kernel does not enforce here and the monitor cannot by `thresholds`: its
     /// name, and why.

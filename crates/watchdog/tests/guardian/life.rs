@@ -6,6 +6,7 @@ use std::time::Duration;
 use estop_watchdog::Error;
 use estop_watchdog::guardian::{self, LogSpec, OnBrainLoss, Streams};
 use estop_watchdog::job::{ProcessId, SecretFile};
+use estop_watchdog::ladder::Metric;
 use estop_watchdog::stop::{Category, StoppedBy};
 
 use crate::scene::{CANARY, HABIT, Scene, Test, outcome, quiet, start, until};
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("secret_files_are_there_for_it_alone_and_go_with_it", secret_files),
     ("its_output_is_kept_within_bounds", bounded_log),
     ("without_its_starter_it_is_stopped_where_that_was_asked_for", starter_lost),
+    ("a_process_that_the_kernel_refuses_is_noticed_without_a_sample", refused),
 ];
 
 /// This process, as a guardian's record names one.
@@ -131,4 +133,26 @@ fn starter_lost() {
     until("the guardian has put things away", || {
         !estop_durable::lock::Lock::is_held(&scene.dir("w").path().join("lock")).unwrap()
     });
+}
+
+fn refused() {
+    const MAX: u64 = 8;
+    let scene = Scene::new();
+    let mut spec = scene.spec("w", "multiply");
+    // Not by a sample, in the time that a test has.
+    (spec.sample_interval, spec.job.limits.pids_max) = (Duration::from_hours(1), Some(MAX));
+    let mut guardian = scene.running(&spec);
+    let told = scene.client("w").status().unwrap().enforced.pids && system::tells_of_refusals();
+    if !told {
+        eprintln!("NOT TESTED: the kernel does not keep a limit of processes here, or tells nobody of a refusal");
+        scene.client("w").stop(Category::Kill, "enough", Duration::from_secs(30)).unwrap();
+        return drop(outcome(&mut guardian));
+    }
+    std::fs::write(scene.path("go"), "").unwrap();
+    // The program itself lives longer than this waits.
+    until("it is noticed", || scene.dir("w").outcome().unwrap().is_some());
+    let outcome = outcome(&mut guardian).unwrap();
+    assert!(scene.path("refused").exists());
+    assert_eq!(outcome.breach.map(|breach| breach.metric), Some(Metric::Pids), "{outcome:#?}");
+    scene.expect_nobody();
 }

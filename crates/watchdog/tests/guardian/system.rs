@@ -1,9 +1,9 @@
 //! The system's own list of processes, and what it does to one of them.
 
 #[cfg(unix)]
-pub(crate) use unix::{called, is_wine, kill, resume, suspend};
+pub(crate) use unix::{called, is_wine, kill, resume, suspend, tells_of_refusals};
 #[cfg(windows)]
-pub(crate) use windows::{called, is_wine, kill, resume, suspend};
+pub(crate) use windows::{called, is_wine, kill, resume, suspend, tells_of_refusals};
 
 #[cfg(unix)]
 mod unix {
@@ -18,6 +18,12 @@ mod unix {
             executable.is_ok_and(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
         };
         processes.filter(is_called).collect()
+    }
+
+    /// Whether the kernel tells a guardian that it has refused a process: a v1 group's only by its log.
+    pub(crate) fn tells_of_refusals() -> bool {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        !own.contains(":pids:") || std::fs::File::open("/dev/kmsg").is_ok()
     }
 
     pub(crate) fn is_wine() -> bool {
@@ -83,6 +89,11 @@ mod windows {
     }
 
     /// Wine knows no holes in files, and tells nobody's command line.
+    /// Whether the kernel tells a guardian that it has refused a process.
+    pub(crate) fn tells_of_refusals() -> bool {
+        false
+    }
+
     pub(crate) fn is_wine() -> bool {
         estop_watchdog::job::windows::is_wine()
     }

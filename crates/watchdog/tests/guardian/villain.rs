@@ -65,6 +65,7 @@ pub(crate) fn live() -> ! {
             tell("secret", &std::fs::read_to_string(dir.join("key")).unwrap());
             tell("ready", "");
         }
+        "multiply" => multiply(),
         "order" => order(),
         "starter" => start(),
         _ => tell("ready", ""),
@@ -82,6 +83,23 @@ fn beat() {
         file.write_all(b".").unwrap();
         file.flush().unwrap();
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Becomes more, when it is told to, until one is refused.
+fn multiply() {
+    tell("ready", "");
+    while !canary().join("go").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // More than its limit, which holds or fails the test.
+    for _ in 0..20 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(HABIT, "sleep").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match command.spawn() {
+            Ok(child) => std::mem::forget(child),
+            Err(_) => return tell("refused", ""),
+        }
     }
 }
 

@@ -21,6 +21,9 @@ const TOLD: &str = r#"child() { (until [ -e "$f" ]; do :; done; sleep 0.1; "$@")
 const HOG: &str = "child tail /dev/zero";
 /// Starts processes until one is refused, which ends a shell.
 const REFUSED: &str = "more() { while :; do sleep 600 & done; }; child more";
+/// Says so in the file `$2`, waits for the file `$3`, and becomes `$1` processes that each use a processor.
+const CROWD: &str = r#"ulimit -t 60; : >"$2"; until [ -e "$3" ]; do sleep 0.01; done
+i=0; while [ "$i" -lt "$1" ]; do (while :; do :; done) & i=$((i+1)); done; wait"#;
 /// Uses a processor.
 const SPINNER: &str = "ulimit -t 60; while :; do :; done";
 
@@ -66,6 +69,16 @@ pub(crate) fn hog(sign: &Path) -> Result<Option<Vec<String>>> {
 /// If the path of `sign` is not UTF-8.
 pub(crate) fn forker_until_refused(sign: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(["sh", "-c", &format!("{TOLD}{REFUSED}"), "sh", shown(sign)?].map(str::to_owned).into()))
+}
+
+/// A command that makes the file `sign`, and when there is the file `go` becomes `count` processes that each use a processor. `None`
+/// where there is no such thing.
+///
+/// # Errors
+/// If a path is not UTF-8.
+pub(crate) fn crowd(count: u64, sign: &Path, go: &Path) -> Result<Option<Vec<String>>> {
+    let count = count.to_string();
+    Ok(Some(["sh", "-c", CROWD, "sh", &count, shown(sign)?, shown(go)?].map(str::to_owned).into()))
 }
 
 /// A command that uses a processor. `None` where there is no such thing.

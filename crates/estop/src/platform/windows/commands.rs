@@ -55,6 +55,15 @@ pub(crate) fn forker_until_refused(_sign: &Path) -> Result<Option<Vec<String>>> 
     Ok(None)
 }
 
+/// Nobody tells of pressure here.
+///
+/// # Errors
+/// Never here.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+pub(crate) fn crowd(_count: u64, _sign: &Path, _go: &Path) -> Result<Option<Vec<String>>> {
+    Ok(None)
+}
+
 /// There is no command here that does nothing but use a processor.
 pub(crate) fn spinner() -> Option<Vec<String>> {
     None

@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod foreground;
 pub(crate) mod host;
 pub(crate) mod places;
+pub(crate) mod pressure;
 pub(crate) mod processes;
 pub(crate) mod programs;
 pub(crate) mod service;

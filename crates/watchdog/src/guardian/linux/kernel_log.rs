@@ -5,10 +5,10 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
 
 use crate::guardian::evidence::KernelLines;
+use crate::job::linux::kmsg;
 
 /// How many lines are kept, the newest, and how much of each.
 const LINES: usize = 50;
@@ -27,9 +27,7 @@ pub(in crate::guardian) struct KernelLog(io::Result<OwnedFd>);
 impl KernelLog {
     /// From now on.
     pub(in crate::guardian) fn open() -> Self {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = open("/dev/kmsg", flags, Mode::empty()).and_then(|fd| seek(&fd, SeekFrom::End(0)).map(|_| fd));
-        Self(opened.map_err(io::Error::from))
+        Self(kmsg::from_now_on())
     }
 
     /// What it says about the job `id` and the processes `pids` since it was read last. Never waits.

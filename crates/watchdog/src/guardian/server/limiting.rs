@@ -22,6 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const FAR: Duration = Duration::from_hours(24 * 365 * 100);
 /// Out of memory is told before the process is ended that had it: so soon is looked again.
 const SOON: Duration = Duration::from_millis(10);
+/// What the kernel says of others may come without end: so long it is not heard after that.
+const OF_OTHERS: Duration = Duration::from_millis(5);
 
 impl Server {
     /// The kernel tells of a limit: that is looked at now, not at the next turn.
@@ -29,14 +31,16 @@ impl Server {
         if woken == Woken::default() {
             return;
         }
-        self.prepared.job.woken(woken);
-        if PLACES_OF_LIMITS.into_iter().any(|place| woken.has(place)) {
+        if self.prepared.job.woken(woken) {
             self.sample_in_turn();
             self.next_sample = self.next_sample.min((Instant::now() + SOON).max(self.affordable));
+        } else if PLACES_OF_LIMITS.into_iter().any(|place| woken.has(place)) {
+            self.affordable = self.affordable.max(Instant::now() + OF_OTHERS);
         }
     }
 
-    /// Until when the kernel is not heard that tells of limits: the last samples have used up what samples may cost.
+    /// Until when the kernel is not heard that tells of limits: the last samples have used up what samples may cost, or it has just
+    /// said something of others.
     pub(super) fn deaf_to_limits_until(&self) -> Option<Instant> {
         Some(self.affordable).filter(|at| Instant::now() < *at)
     }

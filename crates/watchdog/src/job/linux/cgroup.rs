@@ -258,9 +258,9 @@ impl Cgroup {
             self.v1_group("memory", spec).map(|group| Memory::open(&group, Version::V1)).transpose()?
         };
         self.pids = if path.join("pids.current").exists() {
-            Some(Pids::open(&path)?)
+            Some(Pids::open(&path, Version::V2)?)
         } else {
-            self.v1_group("pids", spec).map(|group| Pids::open(&group)).transpose()?
+            self.v1_group("pids", spec).map(|group| Pids::open(&group, Version::V1)).transpose()?
         };
         // That of v1 leaves out what is written later than its process asked for it, which is most.
         self.io = Io::open(&path);
@@ -340,7 +340,7 @@ impl Cgroup {
             memory.set_max(limits.memory_max)?;
             memory.slow(None)?;
         }
-        if let Some(pids) = &self.pids {
+        if let Some(pids) = &mut self.pids {
             pids.set_max(limits.pids_max.map(|max| max.saturating_add(self.own)))?;
         }
         if let Some(io) = self.io.as_mut().filter(|io| io.slowed()) {
@@ -464,13 +464,19 @@ impl Cgroup {
         self.memory.as_ref().is_some_and(Memory::slows)
     }
 
-    /// What signals when the kernel has ended a process for lack of memory, or refused a new one; each with whether it does so
-    /// by priority data.
-    pub(super) fn refusals(&self) -> [Option<(BorrowedFd<'_>, bool)>; 2] {
-        [self.memory.as_ref().and_then(Memory::refusals), self.pids.as_ref().and_then(Pids::refusals)]
+    /// What signals when the kernel has ended a process for lack of memory, or refused a new one, and the log in which it says
+    /// the latter; each with whether it does so by priority data.
+    pub(super) fn refusals(&self) -> [Option<(BorrowedFd<'_>, bool)>; 3] {
+        let log = self.pids.as_ref().and_then(Pids::log).map(|log| (log, false));
+        [self.memory.as_ref().and_then(Memory::refusals), self.pids.as_ref().and_then(Pids::refusals), log]
     }
 
-    /// Hears what they signalled.
+    /// Hears that the kernel has logged something. Whether it has refused a process here.
+    pub(super) fn hear_log(&mut self) -> bool {
+        self.pids.as_mut().is_some_and(Pids::hear_log)
+    }
+
+    /// Hears what the others signalled.
     pub(super) fn hear(&self) {
         if let Some(memory) = &self.memory {
             memory.hear();

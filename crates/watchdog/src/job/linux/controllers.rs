@@ -4,11 +4,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::counters::{Lines, io_bytes, number};
+use super::kmsg;
 use crate::Result;
 use crate::error::Context as _;
 use crate::job::{CPU_WEIGHT_DEFAULT, Limits};
@@ -260,12 +261,16 @@ fn shares_of(weight: u32) -> u64 {
     (u64::from(weight) * CPU_SHARES_DEFAULT / u64::from(CPU_WEIGHT_DEFAULT)).max(2)
 }
 
-/// The controller `pids`, the same in both versions.
+/// The controller `pids`. Its files are the same in both versions.
 #[derive(Debug)]
 pub(super) struct Pids {
     bounds: PidsBounds,
+    version: Version,
     current: File,
     events: Option<File>,
+    /// The kernel's log, until it says that a process was refused: of a v1 group the kernel says that once, and newer ones (seen on
+    /// 6.18) in no other way: `pids_event` in `kernel/cgroup/pids.c` signals by `pids.events.local`, which v1 does not have.
+    log: Option<OwnedFd>,
 }
 
 /// Where its limit is set.
@@ -275,10 +280,12 @@ pub(super) struct PidsBounds {
 }
 
 impl Pids {
-    pub(super) fn open(group: &Path) -> Result<Self> {
+    pub(super) fn open(group: &Path, version: Version) -> Result<Self> {
         let current = group.join("pids.current");
         Ok(Self {
             bounds: PidsBounds { group: group.to_owned() },
+            version,
+            log: None,
             current: File::open(&current).on("open", &current)?,
             events: File::open(group.join("pids.events")).ok(),
         })
@@ -289,8 +296,27 @@ impl Pids {
         PidsBounds { group: above(&self.bounds.group) }
     }
 
-    pub(super) fn set_max(&self, max: Option<u64>) -> io::Result<()> {
+    pub(super) fn set_max(&mut self, max: Option<u64>) -> io::Result<()> {
+        if max.is_some() && self.version == Version::V1 && self.log.is_none() && self.refused() == 0 {
+            // Where it may not be read, the samples show it.
+            self.log = kmsg::from_now_on().ok();
+        }
         self.bounds.set_max(max)
+    }
+
+    /// The log that may say that the kernel has refused a process.
+    pub(super) fn log(&self) -> Option<BorrowedFd<'_>> {
+        self.log.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Passes over what the log says. Whether the kernel has refused a process: it counts that before it says so.
+    pub(super) fn hear_log(&mut self) -> bool {
+        let passed = self.log.as_ref().is_some_and(|log| kmsg::skip(log).is_ok());
+        let refused = self.refused() > 0;
+        if refused || !passed {
+            self.log = None;
+        }
+        refused
     }
 
     /// What signals that the kernel has refused a process, and whether by priority data.
@@ -305,7 +331,12 @@ impl Pids {
 
     pub(super) fn read(&self, reading: &mut Reading) {
         reading.pids = self.count();
-        reading.pids_refused = self.events.as_ref().and_then(|events| Lines::of(events).get(b"max")).unwrap_or(0);
+        reading.pids_refused = self.refused();
+    }
+
+    /// How often the kernel has refused a process.
+    fn refused(&self) -> u64 {
+        self.events.as_ref().and_then(|events| Lines::of(events).get(b"max")).unwrap_or(0)
     }
 }
 

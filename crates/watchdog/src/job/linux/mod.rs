@@ -10,6 +10,7 @@ mod cover;
 mod host;
 mod init;
 mod instances;
+pub mod kmsg;
 mod members;
 mod pinned;
 mod pressure;
@@ -49,6 +50,7 @@ pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
 use members::signal_exactly;
 pub use pinned::Pinned;
+pub use pressure::Trigger;
 use pressure::{Triggers, Waiting};
 use procfs::Seen;
 use spawn::Namespaces;
@@ -472,13 +474,16 @@ impl Job for LinuxJob {
         self.triggers = Triggers::set(thresholds, self.cgroup.as_ref().map(|cgroup| cgroup.id().path.as_path()));
     }
 
-    fn woken(&mut self, by: Woken) {
+    fn woken(&mut self, by: Woken) -> bool {
         for place in (0..PRESSURES.len()).filter(|place| by.has(FIRST_TRIGGER + place)) {
             self.triggers.fired(place, by.is_faulty(FIRST_TRIGGER + place));
         }
         if let Some(cgroup) = self.cgroup.as_ref().filter(|_| by.has(PLACES_OF_LIMITS.start)) {
             cgroup.hear();
         }
+        // A line in the kernel's log is most often about somebody else.
+        let logged = by.has(LOG) && self.cgroup.as_mut().is_some_and(Cgroup::hear_log);
+        logged || PLACES_OF_LIMITS.into_iter().any(|place| place != LOG && by.has(place))
     }
 
     fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
@@ -500,9 +505,9 @@ impl Job for LinuxJob {
         let child = self.child.as_ref().filter(|child| !child.reaped).map(|child| (child.fd.as_fd(), false));
         let reports = self.reports.as_ref().filter(|_| child.is_some()).map(|fd| (fd.as_fd(), false));
         let events = self.cgroup.as_ref().map(|cgroup| (cgroup.events(), true));
-        let [memory, pids] = self.cgroup.as_ref().map(Cgroup::refusals).unwrap_or_default();
+        let [memory, pids, log] = self.cgroup.as_ref().map(Cgroup::refusals).unwrap_or_default();
         let mut all = [None; DESCRIPTORS];
-        all[..FIRST_TRIGGER].copy_from_slice(&[child, reports, events, memory, pids]);
+        all[..FIRST_TRIGGER].copy_from_slice(&[child, reports, events, memory, pids, log]);
         for (place, trigger) in all[FIRST_TRIGGER..].iter_mut().zip(self.triggers.descriptors()) {
             *place = trigger.map(|fd| (fd, true));
         }
@@ -522,6 +527,9 @@ impl Job for LinuxJob {
 
 /// The place of the first trigger among a job's descriptors. Before it stand those of the refusals.
 const FIRST_TRIGGER: usize = DESCRIPTORS - PRESSURES.len();
+
+/// The place of the kernel's log.
+const LOG: usize = FIRST_TRIGGER - 1;
 
 /// The process ID of the process that `fd` stands for.
 fn pid_of(fd: &OwnedFd) -> Option<u32> {

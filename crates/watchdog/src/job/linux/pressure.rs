@@ -3,8 +3,8 @@
 //! See `Documentation/accounting/psi.rst` of the Linux sources.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::counters::stalled;
@@ -47,15 +47,19 @@ impl Waiting {
 
 /// Asks the kernel to tell when a pressure is reached, one question for each of [`PRESSURES`].
 #[derive(Debug, Default)]
-pub(super) struct Triggers([Option<Trigger>; PRESSURES.len()]);
+pub(super) struct Triggers([Option<Asked>; PRESSURES.len()]);
 
-/// One question. It stands as long as its file is open.
+/// One question, at which share it is answered, and whether it was.
 #[derive(Debug)]
-struct Trigger {
-    file: File,
+struct Asked {
+    trigger: Trigger,
     share: f64,
     fired: bool,
 }
+
+/// A question to the kernel, which answers by priority data when the pressure is reached. It stands as long as this does.
+#[derive(Debug)]
+pub struct Trigger(File);
 
 impl Triggers {
     /// One for the gravest rung of each pressure in `thresholds`. One that cannot be had leaves it to the samples.
@@ -67,13 +71,13 @@ impl Triggers {
                 Some((kind, _)) => group?.join(format!("{kind}.pressure")),
                 None => Path::new(HOST).join(kind_of_host(metric)),
             };
-            Trigger::set(&path, share)
+            Some(Asked { trigger: Trigger::set(&path, share).ok()?, share, fired: false })
         }))
     }
 
     /// What to wait for, by priority data.
     pub(super) fn descriptors(&self) -> [Option<BorrowedFd<'_>>; PRESSURES.len()] {
-        self.0.each_ref().map(|trigger| trigger.as_ref().map(|trigger| trigger.file.as_fd()))
+        self.0.each_ref().map(|asked| asked.as_ref().map(|asked| asked.trigger.as_fd()))
     }
 
     /// The one at this place has fired; or it has failed, as when the group is gone, and says so for ever: it goes.
@@ -81,16 +85,16 @@ impl Triggers {
         let Some(slot) = self.0.get_mut(place) else { return };
         if failed {
             *slot = None;
-        } else if let Some(trigger) = slot {
-            trigger.fired = true;
+        } else if let Some(asked) = slot {
+            asked.fired = true;
         }
     }
 
     /// Those that have fired since the last call.
     pub(super) fn take(&mut self) -> Tripped {
-        self.0.each_mut().map(|trigger| {
-            let trigger = trigger.as_mut()?;
-            std::mem::take(&mut trigger.fired).then_some(trigger.share)
+        self.0.each_mut().map(|asked| {
+            let asked = asked.as_mut()?;
+            std::mem::take(&mut asked.fired).then_some(asked.share)
         })
     }
 }
@@ -104,13 +108,23 @@ fn kind_of_host(metric: Metric) -> &'static str {
 }
 
 impl Trigger {
-    fn set(path: &Path, share: f64) -> Option<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    /// Asks when tasks wait for `share` of [`WINDOW`], as the file at `path` counts it.
+    ///
+    /// # Errors
+    /// If there is no such file, or this user may not ask.
+    pub fn set(path: &Path, share: f64) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         let window = WINDOW.as_micros();
         let stall = WINDOW.mul_f64(share.clamp(0.0, 1.0)).as_micros().max(1);
         // The kernel takes the question with the zero that ends it, in one piece.
-        file.write_all(format!("some {stall} {window}\0").as_bytes()).ok()?;
-        Some(Self { file, share, fired: false })
+        file.write_all(format!("some {stall} {window}\0").as_bytes())?;
+        Ok(Self(file))
+    }
+}
+
+impl AsFd for Trigger {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

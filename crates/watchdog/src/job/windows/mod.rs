@@ -358,7 +358,9 @@ impl Job for WindowsJob {
     /// Its messages come with those of the job itself, at every look.
     fn listen(&mut self, _thresholds: &Thresholds) {}
 
-    fn woken(&mut self, _by: Woken) {}
+    fn woken(&mut self, _by: Woken) -> bool {
+        false
+    }
 
     fn unenforceable(&self, limits: &Limits, thresholds: &Thresholds) -> Option<(&'static str, &'static str)> {
         if limits.cpu_weight.is_some() && !self.object.rates.cpu {

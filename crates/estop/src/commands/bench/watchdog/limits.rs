@@ -7,23 +7,20 @@ use estop_watchdog::guardian::{Watched, process_id};
 use estop_watchdog::registry::Outcome;
 
 use super::tree::bounded;
-use super::{Interrupt, Measurement, Tree, Unit, middle};
+use super::{Interrupt, Measurement, Tree, Unit, middle, pressure};
 use crate::config::{Period, Size, Workload};
 use crate::failure::{Failure, Result};
 use crate::platform::commands::{forker_until_refused, hog, spinner};
 use crate::site::Site;
 
 /// The aim after the event.
-const AIM: f64 = 0.01;
-const INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const AIM: f64 = 0.01;
+pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 /// How long anything may take here. Reached only where something is wrong.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How many processes a limit's program may have.
 const PROCESSES: u64 = 20;
 const MEMORY: u64 = 64 << 20;
-/// Why there is nothing to tell.
-const PRESSURE: &str = "pressure is judged as an average, over seconds: there is no moment to count from";
-
 /// Every limit that a moment can be told for.
 pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result<Vec<Measurement>> {
     let second = Period::from_secs(1);
@@ -38,11 +35,11 @@ pub(super) fn measure(site: &Site, rounds: u32, interrupt: &Interrupt) -> Result
     measurements.push(by_end(site, "memory", rounds, hog, limited, interrupt)?.below(AIM).with(after));
     let after = "after the kernel had refused a process, as seen from outside by the end of the one that asked for it";
     measurements.push(by_end(site, "pids", rounds, forker_until_refused, |_| {}, interrupt)?.below(AIM).with(after));
-    measurements.push(Measurement::missing(delay_of("pressure"), Unit::Seconds, PRESSURE));
+    measurements.extend(pressure::measure(site, rounds, interrupt)?);
     Ok(measurements)
 }
 
-fn delay_of(limit: &str) -> String {
+pub(super) fn delay_of(limit: &str) -> String {
     format!("detection_{limit}")
 }
 
@@ -111,8 +108,7 @@ fn by_end(
         let pid = std::fs::read_to_string(&sign).ok().and_then(|text| text.trim().parse().ok());
         let ended = pid.and_then(|pid| end_of(pid, interrupt));
         let outcome = tree.end_of_itself(PATIENCE, interrupt)?;
-        let acted = outcome.breach.and(outcome.stopped_at.as_deref()).and_then(|at| at.parse::<jiff::Timestamp>().ok());
-        let acted = acted.ok_or_else(|| unexpected(limit, &outcome))?;
+        let acted = acted(&outcome).ok_or_else(|| unexpected(limit, &outcome))?;
         // One that had ended before it could be looked at tells nothing.
         let Some(ended) = ended.and_then(|ended| jiff::Timestamp::try_from(ended).ok()) else {
             "its process had ended before it could be looked at".clone_into(&mut why);
@@ -122,6 +118,11 @@ fn by_end(
         delays.push(acted.duration_since(ended).as_secs_f64().max(0.0));
     }
     Ok(middle(delay_of(limit), Unit::Seconds, delays, Some(&why)))
+}
+
+/// When the guardian acted on a limit.
+pub(super) fn acted(outcome: &Outcome) -> Option<jiff::Timestamp> {
+    outcome.breach.and(outcome.stopped_at.as_deref())?.parse().ok()
 }
 
 /// When the process `pid` ended.
@@ -137,7 +138,7 @@ fn end_of(pid: u32, interrupt: &Interrupt) -> Option<SystemTime> {
     Some(SystemTime::now())
 }
 
-fn unexpected(limit: &str, outcome: &Outcome) -> Failure {
+pub(super) fn unexpected(limit: &str, outcome: &Outcome) -> Failure {
     let message = format!("the limit of {limit} was not what ended its job: {:?} {}", outcome.exit, outcome.reason);
     Failure::failed(message, "this is an error in estop")
 }

@@ -1,6 +1,7 @@
 //! What watching costs, how long a stop takes beside the kernel's own time, and how soon a limit is acted on.
 
 mod limits;
+mod pressure;
 mod stopping;
 mod tree;
 mod watching;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use estop_watchdog::emergency::{self, Request};
 use estop_watchdog::guardian::wire::Status;
 use estop_watchdog::guardian::{self, Client, Guardian, Streams};
-use estop_watchdog::registry::Outcome;
+use estop_watchdog::registry::{Handle, Outcome};
 use estop_watchdog::stop::{Category, StopReport};
 
 use super::Interrupt;
@@ -127,6 +127,11 @@ impl<'a> Tree<'a> {
     /// Its guardian's process ID.
     pub(super) fn guardian(&self) -> u32 {
         self.guardian.process.id()
+    }
+
+    /// How its job is named for others than its guardian.
+    pub(super) fn handle(&self) -> Result<Option<Handle>> {
+        Ok(self.guardian.dir.entry()?.map(|entry| entry.handle))
     }
 
     /// What its guardian says of it.
