@@ -103,7 +103,9 @@ pub(crate) fn is_group_kill(call: &str) -> bool {
 /// Where the guardian hears the order, and where it has killed.
 pub(crate) fn kill_path(calls: &[String]) -> (usize, usize) {
     let heard = calls.iter().position(|call| call.starts_with("recvmsg(") && call.contains("\"ESTO\\1"));
-    let kills = |call: &String| is_group_kill(call) || call.starts_with("pidfd_send_signal(");
+    let kills = |call: &String| {
+        is_group_kill(call) || call.starts_with("pidfd_send_signal(") || call.starts_with("kill(")
+    };
     let killed = calls.iter().rposition(kills);
     (heard.expect("it heard no order"), killed.expect("it killed nobody"))
 }

@@ -60,7 +60,7 @@ pub(super) fn look_by_thread(evidence: &mut Evidence, deadline: Instant) {
             return;
         }
         let mut batch = Vec::new();
-        look(&ids, true, |found| {
+        look(&ids, |found| {
             let all = matches!(found, Found::All(_));
             batch.push(found);
             let told = batch.len() < BATCH && !all || telling.send(std::mem::take(&mut batch)).is_ok();
@@ -75,7 +75,7 @@ pub(super) fn look_by_thread(evidence: &mut Evidence, deadline: Instant) {
             note(evidence, &mut left, found);
         }
     }
-    evidence.unfinished = unfinished(&left, true);
+    evidence.unfinished = unfinished(&left);
 }
 
 /// Gives this thread descriptors of its own, of which there are none yet.
@@ -88,23 +88,12 @@ fn stand_alone() -> bool {
     alone
 }
 
-/// Looks at what no process can keep its reader waiting for, until `deadline`: not at the arguments, which are in its own memory.
-pub(super) fn look_here(evidence: &mut Evidence, deadline: Instant) {
-    let ids = ids(evidence);
-    let mut left: Vec<Stage> = Stage::ALL.to_vec();
-    look(&ids, false, |found| {
-        note(evidence, &mut left, found);
-        Instant::now() < deadline
-    });
-    evidence.unfinished = unfinished(&left, false);
-}
-
 /// What was not looked at of all processes.
-fn unfinished(left: &[Stage], with_arguments: bool) -> Vec<String> {
+fn unfinished(left: &[Stage]) -> Vec<String> {
     let has = |stage| left.contains(&stage);
     let names = [
         (has(Stage::Own), "memory"),
-        (has(Stage::Own) || !with_arguments, "arguments"),
+        (has(Stage::Own), "arguments"),
         (has(Stage::Open), "open"),
         (has(Stage::Sockets), "sockets"),
     ];
@@ -131,14 +120,14 @@ fn note(evidence: &mut Evidence, left: &mut Vec<Stage>, found: Found) {
 }
 
 /// Looks at all of `ids`, and tells what it finds, until `tell` wants no more.
-fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> bool) {
+fn look(ids: &[ProcessId], mut tell: impl FnMut(Found) -> bool) {
     let mut left = OPEN_OF_ALL;
     let mut inodes: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
     let mut sockets = Sockets::default();
     for stage in Stage::ALL {
         for (index, id) in ids.iter().enumerate() {
             let found = match stage {
-                Stage::Own => Found::Itself(index, own(*id, with_arguments)),
+                Stage::Own => Found::Itself(index, own(*id)),
                 Stage::Open => {
                     let open = open_list(*id, OPEN_OF_ONE.min(left));
                     left = left.saturating_sub(open.files.len() + open.sockets.len());
@@ -159,10 +148,10 @@ fn look(ids: &[ProcessId], with_arguments: bool, mut tell: impl FnMut(Found) -> 
 }
 
 /// The user of a process, its memory map, neither of which waits for anything, and its arguments.
-fn own(id: ProcessId, with_arguments: bool) -> Own {
+fn own(id: ProcessId) -> Own {
     let text = fs::read_to_string(format!("/proc/{}/status", id.pid)).unwrap_or_default();
     // Looked up after it was read: if it is the same process now, it is its own.
-    let arguments = if with_arguments { procfs::arguments(id) } else { String::new() };
+    let arguments = procfs::arguments(id);
     if arguments.is_empty() && procfs::identity(id.pid) != Some(id) {
         return Own::default();
     }
@@ -233,7 +222,7 @@ mod tests {
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut seen: [Vec<Found>; 3] = Default::default();
         let mut stage = 0;
-        look(&[id], true, |found| {
+        look(&[id], |found| {
             if let Found::All(_) = found {
                 stage += 1;
             } else {
@@ -269,7 +258,7 @@ mod tests {
         assert!(open.omitted >= 8, "{open:?}");
         assert_eq!(open_list(ProcessId { start_time: id.start_time + 1, ..id }, 5), Open::default());
         let mut told = 0;
-        look(&[id, id], true, |_| {
+        look(&[id, id], |_| {
             told += 1;
             false
         });

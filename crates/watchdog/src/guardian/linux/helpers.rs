@@ -6,7 +6,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::closer;
 use crate::guardian::evidence::{Evidence, Part, Writing};
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready, reap};
+use crate::job::linux::{Child, copy, leave, let_go_of_descriptors, ready, reap};
 
 /// How long the guardian waits for the look at the tree.
 const CAPTURE_BUDGET: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ impl Helpers {
         }
         let deadline = Instant::now() + CAPTURE_BUDGET;
         let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
-        match fork() {
+        match copy() {
             Ok(None) => {
                 let mut evidence = gather();
                 closer::look_by_thread(&mut evidence, deadline);
@@ -57,22 +57,13 @@ impl Helpers {
         }
     }
 
-    /// Gathers evidence where there can be no copy: all that no process can keep its reader waiting for, while the time lasts.
-    #[expect(clippy::unused_self, reason = "as on the other platforms")]
-    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
-        let deadline = Instant::now() + CAPTURE_BUDGET;
-        let mut evidence = gather();
-        closer::look_here(&mut evidence, deadline);
-        evidence
-    }
-
     /// Lets a copy of this process write evidence down that was gathered before.
     pub(in crate::guardian) fn write(&mut self, evidence: Evidence, writing: &Writing) {
         self.reap();
         if self.running.len() >= HELPERS {
             return;
         }
-        match fork() {
+        match copy() {
             Ok(None) => write_down(evidence, writing),
             Ok(Some(child)) => self.running.push(child),
             Err(_) => {}
@@ -82,7 +73,7 @@ impl Helpers {
     /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
     /// `wait`; if not, it goes on by itself. `None` if no copy is to be had: then nothing was done.
     pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> Option<bool> {
-        match fork() {
+        match copy() {
             Ok(None) => leave(i32::from(!work())),
             Ok(Some(child)) => {
                 let well = ended_well(&child, wait);
@@ -97,7 +88,7 @@ impl Helpers {
 
     /// Lets a copy of this process do something that takes long. Whether it does.
     pub(in crate::guardian) fn begin(&mut self, work: impl FnOnce() -> bool) -> bool {
-        match fork() {
+        match copy() {
             Ok(None) => {
                 let_go_of_descriptors();
                 leave(i32::from(!work()))

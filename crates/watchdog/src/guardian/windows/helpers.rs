@@ -22,16 +22,9 @@ pub(in crate::guardian) struct Helpers {
 impl Helpers {
     /// Gathers evidence and lets a thread write it down. The system's list of processes waits for none of them.
     pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
-        let evidence = self.look(gather);
-        self.write(evidence, writing);
+        self.write(gather(), writing);
         // Nobody says anything of them that they would have to be known for.
         Vec::new()
-    }
-
-    /// Gathers evidence.
-    #[expect(clippy::unused_self, reason = "as on the other platforms")]
-    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
-        gather()
     }
 
     /// Lets a thread write evidence down that was gathered before.
