@@ -54,27 +54,29 @@ impl Traced {
                 attached.tracer.stderr.take().unwrap().read_to_string(&mut said).unwrap();
                 panic!("strace ended, {status}: {said}");
             }
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+            tracer_of(pid).is_some()
         });
         attached
     }
 
-    /// The calls, once the process has ended.
+    /// The calls, without the signals, once the process has ended.
     pub(crate) fn calls(mut self) -> Vec<String> {
         until("the tracer has ended", || self.tracer.try_wait().unwrap().is_some());
         let log = std::fs::read_to_string(&self.log).unwrap();
-        log.lines().map(str::to_owned).collect()
+        log.lines().filter(|line| !line.starts_with(['-', '+'])).map(str::to_owned).collect()
+    }
+
+    /// Who else is traced: with `-f` in the options, its copies.
+    pub(crate) fn others(&self) -> Vec<u32> {
+        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| *pid != self.pid && tracer_of(*pid) == Some(self.tracer.id())).collect()
     }
 
     /// Lets go of it.
     pub(crate) fn detach(mut self) {
         self.let_go();
         let pid = self.pid;
-        until("it is traced no more", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            !status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
-        });
+        until("it is traced no more", || tracer_of(pid).is_none());
     }
 
     fn let_go(&mut self) {
@@ -88,6 +90,13 @@ impl Drop for Traced {
     fn drop(&mut self) {
         self.let_go();
     }
+}
+
+/// Who traces `pid`.
+fn tracer_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (tracer != 0).then_some(tracer)
 }
 
 /// The name of the call in a line of a trace.

@@ -521,11 +521,12 @@ impl Server {
             return;
         }
         let latches = [&self.prepared.latch_own, &self.prepared.latch_all];
-        // Neither was set when the program began.
-        let Some(entry) = latches.into_iter().find_map(|latch| latch.read().ok().flatten()) else { return };
+        // Neither was set when the program began. One that belongs to no incident is no emergency's.
+        let read = |latch: &LatchHandle| latch.read().ok().flatten().filter(|entry| !entry.incident.is_empty());
+        let Some(entry) = latches.into_iter().find_map(|latch| read(latch)) else { return };
         self.record.blame(StoppedBy::CriticalStop, &entry.reason);
         self.record.stopped_at = Some(entry.since);
-        self.record.incident = Some(entry.incident).filter(|incident| !incident.is_empty());
+        self.record.incident = Some(entry.incident);
     }
 
     /// After the end: tells everyone, cleans up.
