@@ -68,7 +68,8 @@ impl Traced {
 
     /// Who else is traced: with `-f` in the options, its copies.
     pub(crate) fn others(&self) -> Vec<u32> {
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         pids.filter(|pid| *pid != self.pid && tracer_of(*pid) == Some(self.tracer.id())).collect()
     }
 
@@ -112,9 +113,8 @@ pub(crate) fn is_group_kill(call: &str) -> bool {
 /// Where the guardian hears the order, and where it has killed.
 pub(crate) fn kill_path(calls: &[String]) -> (usize, usize) {
     let heard = calls.iter().position(|call| call.starts_with("recvmsg(") && call.contains("\"ESTO\\1"));
-    let kills = |call: &String| {
-        is_group_kill(call) || call.starts_with("pidfd_send_signal(") || call.starts_with("kill(")
-    };
+    let kills =
+        |call: &String| is_group_kill(call) || call.starts_with("pidfd_send_signal(") || call.starts_with("kill(");
     let killed = calls.iter().rposition(kills);
     (heard.expect("it heard no order"), killed.expect("it killed nobody"))
 }

@@ -185,13 +185,7 @@ struct Held {
 }
 
 /// Puts the job together and starts its program. Leaves nothing but files in `dir` if that fails.
-fn set_up(
-    mut spec: GuardianSpec,
-    run_dir: &RunDir,
-    dir: &JobDir,
-    latches: Latches,
-    held: Held,
-) -> Result<Prepared> {
+fn set_up(mut spec: GuardianSpec, run_dir: &RunDir, dir: &JobDir, latches: Latches, held: Held) -> Result<Prepared> {
     let reserve = dir.reserve()?;
     let listener = Listener::bind(dir, &spec.job.id)?;
     let now_file = NowFile::watch(run_dir)?;
