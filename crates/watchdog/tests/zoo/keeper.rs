@@ -187,7 +187,7 @@ impl Keeper {
     fn spec(&self, housing: Housing, animal: &str, place: &Path) -> GuardianSpec {
         let size = match (animal, crate::claim::is_running()) {
             // It takes as long to grow as all others live: in each tenth round of the count.
-            ("wide", true) if self.stops as usize / NAMES.len() % 10 == 0 => 5000,
+            ("wide", true) if (self.stops as usize / NAMES.len()).is_multiple_of(10) => 5000,
             ("wide", _) => 300,
             ("bomb", _) => 100,
             _ => 200,

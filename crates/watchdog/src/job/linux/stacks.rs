@@ -18,7 +18,7 @@ use crate::stop::Survivor;
 const TOLD: usize = 16;
 const DEEP: usize = 24;
 /// How long the kernel has to tell: who asks is kept waiting by one that is just being executed.
-const WAIT: Duration = Duration::from_millis(100);
+const WAIT: Duration = Duration::from_millis(250);
 /// The kernel's own limit is a page.
 const LONGEST: usize = 4096;
 
