@@ -21,6 +21,8 @@ pub(in crate::guardian) struct Helpers {
     running: Vec<Child>,
     /// The one that asks over the network.
     asking: Option<Child>,
+    /// The last one that was not done with its attempt in time.
+    late: Option<Child>,
 }
 
 impl Helpers {
@@ -73,17 +75,25 @@ impl Helpers {
     /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
     /// `wait`; if not, it goes on by itself. `None` if no copy is to be had: then nothing was done.
     pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> Option<bool> {
+        self.running.extend(self.late.take());
         match copy() {
             Ok(None) => leave(i32::from(!work())),
             Ok(Some(child)) => {
                 let well = ended_well(&child, wait);
                 if well.is_none() {
-                    self.running.push(child);
+                    self.late = Some(child);
                 }
                 Some(well == Some(true))
             }
             Err(_) => None,
         }
+    }
+
+    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
+    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
+        let well = ended_well(self.late.as_ref()?, Duration::ZERO)?;
+        self.late = None;
+        Some(well)
     }
 
     /// Lets a copy of this process do something that takes long. Whether it does.
@@ -116,7 +126,7 @@ impl Helpers {
     /// Waits for the copies that are still writing, at most `wait` for all of them. Then they are on their own.
     pub(in crate::guardian) fn finish(&mut self, wait: Duration) {
         let deadline = Instant::now() + wait;
-        for child in self.running.drain(..) {
+        for child in self.running.drain(..).chain(self.late.take()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let _ = ended_well(&child, left);
         }

@@ -17,6 +17,8 @@ pub(in crate::guardian) struct Helpers {
     running: Vec<JoinHandle<()>>,
     /// What the one has done that asks over the network.
     asking: Option<Receiver<bool>>,
+    /// The last attempt that was not done in time.
+    late: Option<Receiver<bool>>,
 }
 
 impl Helpers {
@@ -54,11 +56,23 @@ impl Helpers {
         wait: Duration,
         work: impl FnOnce() -> bool + Send + 'static,
     ) -> Option<bool> {
-        match self.spawn(work).recv_timeout(wait) {
+        self.late = None;
+        let done = self.spawn(work);
+        match done.recv_timeout(wait) {
             Ok(well) => Some(well),
-            Err(RecvTimeoutError::Timeout) => Some(false),
+            Err(RecvTimeoutError::Timeout) => {
+                self.late = Some(done);
+                Some(false)
+            }
             Err(RecvTimeoutError::Disconnected) => None,
         }
+    }
+
+    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
+    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
+        let well = self.late.as_ref()?.try_recv().ok()?;
+        self.late = None;
+        Some(well)
     }
 
     fn spawn(&mut self, work: impl FnOnce() -> bool + Send + 'static) -> Receiver<bool> {
