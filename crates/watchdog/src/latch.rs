@@ -11,6 +11,7 @@ use estop_durable::{Kind, replace};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::job::ProcessId;
 
 const KIND: Kind = Kind(*b"ESTOPLCH");
 /// The slot that latches all workloads. No workload can have this name.
@@ -27,6 +28,9 @@ pub struct Entry {
     pub reason: String,
     /// The incident it belongs to.
     pub incident: String,
+    /// Who is to record that, if not whoever has set this: while it lives, the record may still come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orderer: Option<ProcessId>,
 }
 
 impl Entry {
@@ -37,6 +41,7 @@ impl Entry {
             by: by.to_owned(),
             reason: reason.to_owned(),
             incident: incident.to_owned(),
+            orderer: None,
         }
     }
 }
@@ -218,6 +223,7 @@ fn unreadable() -> Entry {
         by: "unknown".to_owned(),
         reason: "set by another version of estop".to_owned(),
         incident: String::new(),
+        orderer: None,
     }
 }
 
@@ -241,7 +247,9 @@ mod tests {
 
     fn entry(reason: &str) -> Entry {
         let text = |text: &str| text.to_owned();
-        Entry { since: text("2026-01-01T00:00:00Z"), by: text("operator"), reason: text(reason), incident: text("i") }
+        let orderer = crate::guardian::process_id(std::process::id());
+        let since = text("2026-01-01T00:00:00Z");
+        Entry { since, by: text("operator"), reason: text(reason), incident: text("i"), orderer }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use estop_recovery::{
 use estop_secrets::SecretName;
 use estop_secrets::rotate::Request;
 use estop_watchdog::emergency::{self, Groups, Instance};
-use estop_watchdog::guardian::Client;
+use estop_watchdog::guardian::{Client, Watched};
 use estop_watchdog::latch::Entry as LatchEntry;
 use estop_watchdog::monitor::Peak;
 use estop_watchdog::registry::{Entry as JobEntry, JobDir, Outcome, RunDir};
@@ -202,11 +202,21 @@ enum Part {
     NotConcerned,
 }
 
+/// Whether the record of the incident `id`, in whose emergency `workload` was latched, may still come: whoever ordered that lives,
+/// or is not known.
+fn is_to_be_recorded(site: &Site, id: &str, workload: &str) -> bool {
+    let latched = site.latch().holds(workload).ok().flatten();
+    let orderer = latched.filter(|entry| entry.incident == id).and_then(|entry| entry.orderer);
+    orderer.is_none_or(|orderer| Watched::open(orderer).is_some_and(|process| !process.has_ended()))
+}
+
 /// Takes up the incident `id`, waiting for its record, and for the end of whoever works on it.
 fn take_part(site: &Site, id: &str, workload: &str, patient: bool) -> Result<Part> {
     let store = IncidentStore::open(&site.incidents())?;
     let deadline = Instant::now() + RECORD_WAIT;
     loop {
+        // Before the look: what whoever is gone by now has recorded is seen by it.
+        let awaited = is_to_be_recorded(site, id, workload) && Instant::now() < deadline;
         match store.take_up(id) {
             Ok((_, incident)) if !incident.workloads.iter().any(|name| name == workload) => {
                 return Ok(Part::NotConcerned);
@@ -220,7 +230,7 @@ fn take_part(site: &Site, id: &str, workload: &str, patient: bool) -> Result<Par
                     return Ok(Part::NotOurs(incident));
                 }
             }
-            Err(estop_recovery::Error::NotFound { .. }) if Instant::now() < deadline => {}
+            Err(estop_recovery::Error::NotFound { .. }) if awaited => {}
             Err(estop_recovery::Error::NotFound { .. }) => return Ok(Part::Unrecorded),
             Err(error) => return Err(error.into()),
         }
@@ -407,6 +417,7 @@ impl Actions for Response {
                 by: order.incident.trigger.to_string(),
                 reason: order.incident.reason.clone().unwrap_or_default(),
                 incident: order.incident.id.to_string(),
+                orderer: None,
             })?;
         }
         Ok(Answer::done())

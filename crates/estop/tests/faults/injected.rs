@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::trace::{Traced, guardian, is_group_kill, kill_path, name_of, villains, works};
-use crate::scene::Scene;
+use crate::scene::{Scene, until};
 
 const ERRORS: [&str; 6] = ["ENOMEM", "EMFILE", "ENOSPC", "EINTR", "EPERM", "EIO"];
 /// Once, and from then on.
@@ -74,21 +74,36 @@ fn a_stop_in_which_a_call_fails_is_proven_or_says_that_it_is_not() {
     assert!(proven as usize * 2 > calls.len(), "only {proven} of {calls:?}");
 }
 
+/// Each call fails in each way, once and for good.
+fn each_call_in_each_way(options: &[&str]) {
+    assert!(works());
+    let calls = calls_of(options);
+    let (mut stops, mut proven) = (0, 0);
+    for call in &calls {
+        for (error, times) in ERRORS.iter().flat_map(|error| TIMES.map(|times| (error, times))) {
+            stops += 1;
+            proven += u32::from(stop_with(options, call, error, times));
+        }
+        println!("{options:?} up to {call}: {stops} stops, {proven} proven, no false claim");
+    }
+}
+
 #[test]
 #[ignore = "takes many minutes: scripts/test --faults"]
-fn a_stop_in_which_any_call_fails_in_any_way_is_proven_or_says_that_it_is_not() {
-    assert!(works());
-    for options in TIERS {
-        let calls = calls_of(options);
-        let (mut stops, mut proven) = (0, 0);
-        for call in &calls {
-            for (error, times) in ERRORS.iter().flat_map(|error| TIMES.map(|times| (error, times))) {
-                stops += 1;
-                proven += u32::from(stop_with(options, call, error, times));
-            }
-        }
-        println!("{options:?}: {stops} stops, {proven} proven, no false claim; calls {calls:?}");
-    }
+fn kernel_a_stop_in_which_any_call_fails_in_any_way_is_proven_or_says_that_it_is_not() {
+    each_call_in_each_way(TIERS[0]);
+}
+
+#[test]
+#[ignore = "takes many minutes: scripts/test --faults"]
+fn namespace_a_stop_in_which_any_call_fails_in_any_way_is_proven_or_says_that_it_is_not() {
+    each_call_in_each_way(TIERS[1]);
+}
+
+#[test]
+#[ignore = "takes many minutes: scripts/test --faults"]
+fn tracked_a_stop_in_which_any_call_fails_in_any_way_is_proven_or_says_that_it_is_not() {
+    each_call_in_each_way(TIERS[2]);
 }
 
 /// The guardian may not kill; whoever orders it may.
@@ -100,7 +115,8 @@ fn where_the_kernel_refuses_the_guardian_the_kill_now_does_without_it() {
     for options in TIERS {
         let scene = Scene::new();
         let run = villains(&scene, options);
-        let inject = ["-e", "trace=pwrite64,pidfd_send_signal", "-e", "inject=pwrite64,pidfd_send_signal:error=EPERM"];
+        let kills = "pwrite64,pidfd_send_signal,kill";
+        let inject = ["-e", &format!("trace={kills}"), "-e", &format!("inject={kills}:error=EPERM")];
         let traced = Traced::attach(guardian(&scene, "w"), &inject);
         let answer = scene.json(0, &["now"]);
         let left = scene.workload_alive();
@@ -108,6 +124,55 @@ fn where_the_kernel_refuses_the_guardian_the_kill_now_does_without_it() {
         assert_eq!(answer["jobs"][0]["survivors"], serde_json::json!([]), "{answer:#}");
         // It notices by itself that there is nothing left to kill.
         run.wait().expect(124);
+        drop(traced);
+        scene.expect_nothing_left();
+    }
+}
+
+/// A copy of the guardian is a child of it, as every orphan of a tracked job: it is not counted, not killed, and awaited for no proof.
+#[test]
+fn a_copy_that_is_kept_waiting_is_nobody_of_the_job() {
+    if !works() {
+        return;
+    }
+    for options in &TIERS[1..] {
+        let scene = Scene::new();
+        let run = villains(&scene, options);
+        // Where there is no cgroup, that is how the latch is written, and nothing else.
+        let inject = ["-f", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=300s"];
+        let traced = Traced::attach(guardian(&scene, "w"), &inject);
+        std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+        run.wait().expect(124);
+        assert!(!traced.others().is_empty(), "{options:?}: nobody is kept waiting");
+        // From here on they write.
+        drop(traced);
+        let mut stop = Value::Null;
+        until("the stop is written down", || {
+            let log = scene.house().state_dir().join("critical-failures.jsonl");
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let mut entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            stop = entries.find(|entry| entry["event"] == "stop").unwrap_or_default();
+            stop.is_object()
+        });
+        assert_eq!((&stop["stop"]["proven_empty"], &stop["stop"]["survivors"]), (&true.into(), &serde_json::json!([])));
+        scene.expect_nothing_left();
+    }
+}
+
+/// It is told for the emergency that it was, and not for a program that somebody has killed.
+#[test]
+fn an_emergency_that_a_guardian_never_heard_of_is_read_from_the_latch() {
+    if !works() {
+        return;
+    }
+    for options in TIERS {
+        let scene = Scene::new();
+        let run = villains(&scene, options);
+        let traced = Traced::attach(guardian(&scene, "w"), &["-e", "inject=recvmsg:error=ENOMEM"]);
+        let answer = scene.json(0, &["now"]);
+        assert_eq!(answer["unreachable"], serde_json::json!(["w"]), "{answer:#}");
+        let ended = run.wait().expect(124);
+        assert!(ended.stderr.contains("estop now"), "{ended:?}");
         drop(traced);
         scene.expect_nothing_left();
     }

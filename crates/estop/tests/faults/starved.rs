@@ -32,13 +32,14 @@ fn expect_stopped(scene: &Scene, run: Running, what: &str) {
 }
 
 #[track_caller]
-fn expect_proven(scene: &Scene, what: &str) {
+fn expect_proven(scene: &Scene, what: &str) -> serde_json::Value {
     let outcome = scene.run(&["--json", "now"]);
     let left = scene.workload_alive();
     assert!(left.is_empty(), "{what}: alive: {left:#?} {outcome:?}");
     assert_eq!(outcome.code, 0, "{what}: {outcome:?}");
     let answer = outcome.json();
     assert_eq!((&answer["jobs"][0]["proven_empty"], &answer["latched"]), (&true.into(), &true.into()), "{answer:#}");
+    answer
 }
 
 #[track_caller]
@@ -57,20 +58,37 @@ fn lowest_free(pid: u32) -> u64 {
 #[test]
 fn without_descriptors() {
     for options in TIERS {
-        // As it has used them up, and as if it were not even given what it gives up.
+        // As it has used them up, and as its limit was lowered to fewer than it has.
         for harder in [false, true] {
             let scene = Scene::new();
             let run = villains(&scene, options);
             let guardian = guardian(&scene, "w");
-            let few = if harder { 9 } else { lowest_free(guardian) };
-            allow(guardian, few);
+            limit(guardian, Resource::Nofile, if harder { 9 } else { lowest_free(guardian) });
             let what = format!("{options:?} {harder}");
-            expect_proven(&scene, &what);
-            // Where its only proof is a look at all processes, it goes on trying until it gets a descriptor for that.
-            allow(guardian, MOST);
+            let answer = expect_proven(&scene, &what);
+            let proof = &answer["jobs"][0]["proof"];
+            if options.len() == 2 {
+                // What only the guardian can say.
+                let by = "the reaper of all its orphans has no child left";
+                assert!(proof.as_array().unwrap().contains(&by.into()), "{what}: {answer:#}");
+            }
             expect_ended(&scene, run, &what);
         }
     }
+}
+
+/// As if it were not even given what it gives up: it kills all the same, and proves nothing that it has not seen.
+#[test]
+fn without_descriptors_at_all_what_is_tracked_is_killed() {
+    let scene = Scene::new();
+    let run = villains(&scene, TIERS[2]);
+    let guardian = guardian(&scene, "w");
+    allow(guardian, 3);
+    std::fs::write(scene.run_dir().join("now"), "now\n").unwrap();
+    until("it is killed", || scene.workload_alive().is_empty());
+    allow(guardian, MOST);
+    run.wait().expect(124);
+    scene.expect_nothing_left();
 }
 
 /// The order that needs no process needs no descriptor either.

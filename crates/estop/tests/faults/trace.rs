@@ -54,27 +54,30 @@ impl Traced {
                 attached.tracer.stderr.take().unwrap().read_to_string(&mut said).unwrap();
                 panic!("strace ended, {status}: {said}");
             }
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+            tracer_of(pid).is_some()
         });
         attached
     }
 
-    /// The calls, once the process has ended.
+    /// The calls, without the signals, once the process has ended.
     pub(crate) fn calls(mut self) -> Vec<String> {
         until("the tracer has ended", || self.tracer.try_wait().unwrap().is_some());
         let log = std::fs::read_to_string(&self.log).unwrap();
-        log.lines().map(str::to_owned).collect()
+        log.lines().filter(|line| !line.starts_with(['-', '+'])).map(str::to_owned).collect()
+    }
+
+    /// Who else is traced: with `-f` in the options, its copies.
+    pub(crate) fn others(&self) -> Vec<u32> {
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| *pid != self.pid && tracer_of(*pid) == Some(self.tracer.id())).collect()
     }
 
     /// Lets go of it.
     pub(crate) fn detach(mut self) {
         self.let_go();
         let pid = self.pid;
-        until("it is traced no more", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            !status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
-        });
+        until("it is traced no more", || tracer_of(pid).is_none());
     }
 
     fn let_go(&mut self) {
@@ -90,6 +93,13 @@ impl Drop for Traced {
     }
 }
 
+/// Who traces `pid`.
+fn tracer_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (tracer != 0).then_some(tracer)
+}
+
 /// The name of the call in a line of a trace.
 pub(crate) fn name_of(call: &str) -> &str {
     call.split('(').next().unwrap_or_default()
@@ -103,7 +113,8 @@ pub(crate) fn is_group_kill(call: &str) -> bool {
 /// Where the guardian hears the order, and where it has killed.
 pub(crate) fn kill_path(calls: &[String]) -> (usize, usize) {
     let heard = calls.iter().position(|call| call.starts_with("recvmsg(") && call.contains("\"ESTO\\1"));
-    let kills = |call: &String| is_group_kill(call) || call.starts_with("pidfd_send_signal(");
+    let kills =
+        |call: &String| is_group_kill(call) || call.starts_with("pidfd_send_signal(") || call.starts_with("kill(");
     let killed = calls.iter().rposition(kills);
     (heard.expect("it heard no order"), killed.expect("it killed nobody"))
 }

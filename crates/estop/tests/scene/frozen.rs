@@ -14,7 +14,7 @@ const KEEPER: &str = "trap '' HUP INT TERM\n\
     while ! umount \"$MOUNT\" 2>/dev/null && [ $i -lt 200 ]; do sleep 0.05; i=$((i + 1)); done\n\
     [ $i -lt 200 ] || umount -l \"$MOUNT\"";
 
-/// An ext4 filesystem in a file, mounted by a loop device.
+/// An ext4 filesystem on the disk that `ESTOP_TEST_DISK` names, which is one test's at a time; else in a file, by a loop device.
 pub(crate) struct Freezable {
     mount: PathBuf,
     keeper: Child,
@@ -24,15 +24,21 @@ pub(crate) struct Freezable {
 impl Freezable {
     /// Mounted below `dir`. Says so, and gives none, where that cannot be done.
     pub(crate) fn mount(dir: &Path) -> Option<Self> {
-        let (image, mount) = (dir.join("frozen.img"), dir.join("frozen"));
-        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let mount = dir.join("frozen");
+        let (image, options) = if let Some(disk) = std::env::var_os("ESTOP_TEST_DISK") {
+            (PathBuf::from(disk), "defaults")
+        } else {
+            let image = dir.join("frozen.img");
+            std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+            (image, "loop")
+        };
         std::fs::create_dir(&mount).unwrap();
         let done = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
             command.args(arguments).stdin(Stdio::null()).status().is_ok_and(|status| status.success())
         };
         let (from, to) = (image.to_str().unwrap(), mount.to_str().unwrap());
-        if !is_root() || !done("mkfs.ext4", &["-q", "-F", from]) || !done("mount", &["-o", "loop", from, to]) {
+        if !is_root() || !done("mkfs.ext4", &["-q", "-F", from]) || !done("mount", &["-o", options, from, to]) {
             eprintln!("NOT TESTED: no filesystem can be made and mounted here that could be frozen");
             return None;
         }

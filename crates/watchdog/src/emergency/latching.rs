@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use super::{Instance, Request};
+use crate::guardian::process_id;
 use crate::latch::{Entry, Latch};
 
 /// How long the stop waits for the latch.
@@ -30,7 +31,8 @@ impl Latching {
     pub(super) fn begin(instances: &[Instance], request: Request<'_>) -> Self {
         let dirs: Vec<PathBuf> = instances.iter().filter_map(|instance| instance.state_dir.clone()).collect();
         let names = request.names.to_vec();
-        let entry = Entry::now("operator", request.reason, request.incident);
+        let orderer = process_id(std::process::id());
+        let entry = Entry { orderer, ..Entry::now("operator", request.reason, request.incident) };
         let (sender, receiver) = channel();
         let work = Arc::new(move || set_all(&dirs, &names, &entry));
         let (apart, answer) = (Arc::clone(&work), sender.clone());

@@ -18,7 +18,7 @@ use super::spec::{GuardianSpec, OnBrainLoss};
 use super::table::{Action, Event, State, action};
 use super::wire::{DATAGRAM_LIMIT, fitting};
 use crate::JobObjectManager;
-use crate::job::{TERMINATE, Tier};
+use crate::job::{KILL, TERMINATE};
 use crate::ladder::Breach;
 use crate::latch::{Entry as LatchEntry, Handle as LatchHandle};
 use crate::registry::{JobDir, Reserve};
@@ -56,6 +56,7 @@ pub(super) struct Prepared {
     pub(super) latch_all: Arc<LatchHandle>,
     pub(super) now_file: NowFile,
     pub(super) signals: Signals,
+    pub(super) spare: Spare,
     pub(super) log: Option<Log>,
     pub(super) kernel_log: Arc<KernelLog>,
     pub(super) said: Option<Said>,
@@ -118,7 +119,6 @@ pub(super) struct Server {
     record: Record,
     waiting: Vec<(Return, u64)>,
     helpers: Helpers,
-    spare: Spare,
     /// The latch of the last emergency.
     latching: Option<Latching>,
     brain: Option<Watched>,
@@ -168,7 +168,6 @@ impl Server {
             state: State::Running,
             record: Record::default(),
             waiting: Vec::with_capacity(WAITING_LIMIT),
-            spare: Spare::default(),
             latching: None,
             brain,
             brain_lost,
@@ -196,7 +195,6 @@ impl Server {
 
     /// Works until the job has ended.
     pub(super) fn serve(mut self) {
-        self.spare.keep(&self.prepared.listener);
         platform::stay_in_memory();
         while self.state != State::Ended {
             if self.wait() || self.looks_in_any_case() {
@@ -342,7 +340,7 @@ impl Server {
             }
         }
         let raised = Raised::new();
-        self.spare.give_up();
+        self.prepared.spare.give_up();
         self.latch(latch_all, trigger.name(), reason);
         if over {
             self.settle_latch();
@@ -357,7 +355,7 @@ impl Server {
         }
         self.settle_latch();
         drop(raised);
-        self.spare.keep(&self.prepared.listener);
+        self.prepared.spare.keep(&self.prepared.signals);
     }
 
     /// Sets the latch. One that cannot be written does not hold up the kill, and a disk that hangs must not: a helper writes, and is
@@ -366,19 +364,17 @@ impl Server {
         let before = Instant::now();
         let entry = LatchEntry::now(by, reason, self.record.incident.as_deref().unwrap_or_default());
         let handle = Arc::clone(if all { &self.prepared.latch_all } else { &self.prepared.latch_own });
-        // Where the proof is that no child is left, there must be no copy.
-        let set = if self.prepared.job.job().tier() == Tier::Tracked {
-            None
-        } else {
+        let set = {
             let (handle, entry) = (Arc::clone(&handle), entry.clone());
             self.helpers.attempt(LATCH_WAIT, move || handle.set(&entry).is_ok())
         };
         self.latching = Some(Latching { handle, entry, set, seconds: before.elapsed().as_secs_f64() });
     }
 
-    /// Sets the latch that was left for after the kill, and notes in the answer what became of it.
+    /// Sets the latch that was left for after the kill, and notes in the answer what became of it by now.
     fn settle_latch(&mut self) {
         let Some(latching) = &mut self.latching else { return };
+        latching.set = self.helpers.late().or(latching.set);
         if latching.set.is_none() {
             let before = Instant::now();
             latching.set = Some(latching.handle.set(&latching.entry).is_ok());
@@ -461,26 +457,19 @@ impl Server {
     fn kill(&mut self, category: Category) {
         let retry = self.state == State::Survivors;
         let blamed = self.record.stopped_by.is_some() && !retry;
-        let by_copy = !self.looks_by_itself();
         // One that is killed without a look leaves what is known after it.
         let looks = !self.prepared.spec.evidence_max.is_zero();
         let occasion = (blamed && looks).then(|| self.occasion(BREACH, None));
         let (helpers, kept) = (&mut self.helpers, &mut self.kept);
         let raised = Raised::new();
-        self.spare.give_up();
+        self.prepared.spare.give_up();
         let look = |job: &mut JobObjectManager| {
             let Some((occasion, writing)) = occasion else { return };
-            let gather = || Evidence::gather(job, occasion);
-            if by_copy {
-                kept.remember(helpers.capture(gather, &writing));
-            } else {
-                kept.put_off(helpers.look(gather), writing);
-            }
+            kept.remember(helpers.capture(|| Evidence::gather(job, occasion), &writing));
         };
         let limit = if retry { RETRY_LIMIT } else { KILL_LIMIT };
         let report = self.prepared.job.stop(category, limit, looks.then_some(look));
         drop(raised);
-        self.write_what_was_put_off();
         self.conclude_kill(report, retry);
     }
 
@@ -503,7 +492,7 @@ impl Server {
             self.finish();
         } else {
             self.state = State::Survivors;
-            self.spare.keep(&self.prepared.listener);
+            self.prepared.spare.keep(&self.prepared.signals);
             self.deadline = Some(Instant::now() + RETRY_INTERVAL);
             if !retry {
                 self.keep_report(NOT_PROVEN);
@@ -515,6 +504,7 @@ impl Server {
 
     fn finish(&mut self) {
         self.record.exit = self.prepared.job.reap().or(self.record.exit);
+        self.hear_of_emergency();
         if self.record.report.is_none() && self.record.stopped_by.is_some() {
             // It ended within its grace: that is a stop that needs its proof too.
             let mut report = self.prepared.job.stop(Category::Ask, RETRY_LIMIT, None::<fn(&mut _)>);
@@ -529,13 +519,27 @@ impl Server {
         self.state = State::Ended;
     }
 
+    /// Whoever ordered an emergency and got no answer from here has killed the job without this guardian, and latched before that.
+    fn hear_of_emergency(&mut self) {
+        let killed = self.record.exit.is_none_or(|exit| exit.signal == Some(KILL));
+        if self.record.stopped_by.is_some() || !killed {
+            return;
+        }
+        let latches = [&self.prepared.latch_own, &self.prepared.latch_all];
+        // Neither was set when the program began. One that belongs to no incident is no emergency's.
+        let read = |latch: &LatchHandle| latch.read().ok().flatten().filter(|entry| !entry.incident.is_empty());
+        let Some(entry) = latches.into_iter().find_map(|latch| read(latch)) else { return };
+        self.record.blame(StoppedBy::CriticalStop, &entry.reason);
+        self.record.stopped_at = Some(entry.since);
+        self.record.incident = Some(entry.incident);
+    }
+
     /// After the end: tells everyone, cleans up.
     fn close(mut self) {
         if self.record.stopped_by.is_some() {
             // With what it has used in all.
             let written = self.prepared.log.as_ref().and_then(Log::written);
             let _ = self.prepared.job.sample(written);
-            self.write_what_was_put_off();
             self.keep_report(STOP);
         }
         let outcome = self.record.outcome(&self.prepared.job, self.prepared.job.monitor().started());

@@ -11,7 +11,7 @@ use estop_durable::replace;
 use super::evidence::Recorder;
 use super::health::Said;
 use super::log::Log;
-use super::platform::{self, KernelLog, Listener, NowFile, Signals, Starter, Told, own_id};
+use super::platform::{self, KernelLog, Listener, NowFile, Signals, Spare, Starter, Told, own_id};
 use super::server::{Prepared, Server};
 use super::spec::GuardianSpec;
 use crate::emergency::{end_abandoned, settle_abandoned};
@@ -154,7 +154,8 @@ fn become_guardian(recorder: &'static dyn Recorder) -> Result<()> {
 
 fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
     platform::settle_in(&mut spec);
-    let signals = Signals::watch()?;
+    let mut held = Held { signals: Signals::watch()?, spare: Spare::default() };
+    held.spare.keep(&held.signals);
     let run_dir = RunDir::open(&spec.run_dir)?;
     let dir = run_dir.job(&spec.job.name);
     let lock = dir.claim()?;
@@ -166,7 +167,7 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
         return Err(error);
     }
     dir.clear(&lock)?;
-    match set_up(spec, &run_dir, &dir, latches, signals) {
+    match set_up(spec, &run_dir, &dir, latches, held) {
         Ok(prepared) => Ok((prepared, lock)),
         Err(error) => {
             // The plaintext of secrets is in it. What cannot be removed, the next job of this name takes over.
@@ -177,14 +178,14 @@ fn prepare(mut spec: GuardianSpec) -> Result<(Prepared, Lock)> {
     }
 }
 
-/// Puts the job together and starts its program. Leaves nothing but files in `dir` if that fails.
-fn set_up(
-    mut spec: GuardianSpec,
-    run_dir: &RunDir,
-    dir: &JobDir,
-    latches: Latches,
+/// What is made before all else.
+struct Held {
     signals: Signals,
-) -> Result<Prepared> {
+    spare: Spare,
+}
+
+/// Puts the job together and starts its program. Leaves nothing but files in `dir` if that fails.
+fn set_up(mut spec: GuardianSpec, run_dir: &RunDir, dir: &JobDir, latches: Latches, held: Held) -> Result<Prepared> {
     let reserve = dir.reserve()?;
     let listener = Listener::bind(dir, &spec.job.id)?;
     let now_file = NowFile::watch(run_dir)?;
@@ -217,7 +218,8 @@ fn set_up(
         latch_own,
         latch_all,
         now_file,
-        signals,
+        signals: held.signals,
+        spare: held.spare,
     })
 }
 

@@ -32,6 +32,8 @@ use crate::stop::Survivor;
 
 /// POSIX's number of the signal that asks for an end, by which all platforms are asked.
 pub(crate) const TERMINATE: i32 = 15;
+/// The one that cannot be refused.
+pub(crate) const KILL: i32 = 9;
 
 /// How strong a containment is, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

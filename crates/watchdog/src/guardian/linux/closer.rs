@@ -76,7 +76,7 @@ pub(super) fn look_by_threads(evidence: &mut Evidence, deadline: Instant) {
             }
             let mut batch = Vec::new();
             let share: Vec<(usize, ProcessId)> = ids.iter().copied().enumerate().skip(first).step_by(threads).collect();
-            look(&share, &shared, true, |found| {
+            look(&share, &shared, |found| {
                 let all = matches!(found, Found::All(_));
                 batch.push(found);
                 let told = batch.len() < BATCH && !all || telling.send(std::mem::take(&mut batch)).is_ok();
@@ -91,7 +91,7 @@ pub(super) fn look_by_threads(evidence: &mut Evidence, deadline: Instant) {
             notes.note(found);
         }
     }
-    notes.conclude(true);
+    notes.conclude();
 }
 
 /// How many processors there are for this process.
@@ -107,17 +107,6 @@ fn stand_alone() -> bool {
         let_go_of_descriptors();
     }
     alone
-}
-
-/// Looks at what no process can keep its reader waiting for, until `deadline`: not at the arguments, which are in its own memory.
-pub(super) fn look_here(evidence: &mut Evidence, deadline: Instant) {
-    let ids: Vec<_> = ids(evidence).into_iter().enumerate().collect();
-    let mut notes = Notes { evidence, left: [1; Stage::ALL.len()] };
-    look(&ids, &Shared::default(), false, |found| {
-        notes.note(found);
-        Instant::now() < deadline
-    });
-    notes.conclude(false);
 }
 
 fn ids(evidence: &Evidence) -> Vec<ProcessId> {
@@ -142,11 +131,11 @@ impl Notes<'_> {
     }
 
     /// Says what was not looked at of all processes.
-    fn conclude(self, with_arguments: bool) {
+    fn conclude(self) {
         let has = |stage: Stage| self.left[stage as usize] > 0;
         let names = [
             (has(Stage::Own), "memory"),
-            (has(Stage::Own) || !with_arguments, "arguments"),
+            (has(Stage::Own), "arguments"),
             (has(Stage::Open), "open"),
             (has(Stage::Sockets), "sockets"),
         ];
@@ -170,13 +159,13 @@ impl Default for Shared {
 }
 
 /// Looks at all of `ids`, which have places in the tree, and tells what it finds, until `tell` wants no more.
-fn look(ids: &[(usize, ProcessId)], shared: &Shared, with_arguments: bool, mut tell: impl FnMut(Found) -> bool) {
+fn look(ids: &[(usize, ProcessId)], shared: &Shared, mut tell: impl FnMut(Found) -> bool) {
     let mut inodes: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
     let mut held = Held(ids.iter().map(|_| None).collect());
     for stage in Stage::ALL {
         for (at, &(index, id)) in ids.iter().enumerate() {
             let found = match stage {
-                Stage::Own => Found::Itself(index, held.of(at, id, |process| own(process, with_arguments))),
+                Stage::Own => Found::Itself(index, held.of(at, id, own)),
                 Stage::Open => {
                     let open = held.of(at, id, |process| open_list(process, &shared.left));
                     inodes[at] = open.sockets;
@@ -217,10 +206,10 @@ impl Held {
 }
 
 /// The user of a process, its memory map, neither of which waits for anything, and its arguments.
-fn own(process: &Pinned, with_arguments: bool) -> Own {
+fn own(process: &Pinned) -> Own {
     let text = process.content("status").unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let arguments = if with_arguments { process.arguments() } else { String::new() };
+    let arguments = process.arguments();
     let (mut memory, mut uid, mut has_memory) = (MemoryMap::default(), None, false);
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
         let first = || value.split_ascii_whitespace().next()?.parse::<u64>().ok();
@@ -295,7 +284,7 @@ mod tests {
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut seen: [Vec<Found>; 3] = Default::default();
         let mut stage = 0;
-        look(&[(0, id)], &Shared::default(), true, |found| {
+        look(&[(0, id)], &Shared::default(), |found| {
             if let Found::All(_) = found {
                 stage += 1;
             } else {
@@ -332,7 +321,7 @@ mod tests {
         let gone = ProcessId { start_time: id.start_time + 1, ..id };
         assert_eq!(Held(vec![None]).of(0, gone, |process| open_list(process, &AtomicUsize::new(5))), Open::default());
         let mut told = 0;
-        look(&[(0, id), (1, id)], &Shared::default(), true, |_| {
+        look(&[(0, id), (1, id)], &Shared::default(), |_| {
             told += 1;
             false
         });

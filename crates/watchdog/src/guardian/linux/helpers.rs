@@ -6,7 +6,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::closer;
 use crate::guardian::evidence::{Evidence, Part, Writing};
-use crate::job::linux::{Child, fork, leave, let_go_of_descriptors, ready, reap};
+use crate::job::linux::{Child, copy, leave, let_go_of_descriptors, ready, reap};
 
 /// How many processes a copy tells of: a pipe takes so much at once.
 const PIDS: usize = 1000;
@@ -21,12 +21,14 @@ pub(in crate::guardian) struct Helpers {
     running: Vec<Child>,
     /// The one that asks over the network.
     asking: Option<Child>,
+    /// The last one that was not done with its attempt in time.
+    late: Option<Child>,
 }
 
 impl Helpers {
     /// Copies whose look at the tree is waited for so long.
     pub(in crate::guardian) fn new(wait: Duration) -> Self {
-        Self { wait, running: Vec::new(), asking: None }
+        Self { wait, running: Vec::new(), asking: None, late: None }
     }
 
     /// Lets a copy of this process gather evidence and write it down. Returns when it has gathered, or the time is over: the
@@ -38,7 +40,7 @@ impl Helpers {
         }
         let deadline = Instant::now() + self.wait;
         let Ok((gathered, gathering)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
-        match fork() {
+        match copy() {
             Ok(None) => {
                 let mut evidence = gather();
                 closer::look_by_threads(&mut evidence, deadline);
@@ -62,21 +64,13 @@ impl Helpers {
         }
     }
 
-    /// Gathers evidence where there can be no copy: all that no process can keep its reader waiting for, while the time lasts.
-    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
-        let deadline = Instant::now() + self.wait;
-        let mut evidence = gather();
-        closer::look_here(&mut evidence, deadline);
-        evidence
-    }
-
     /// Lets a copy of this process write evidence down that was gathered before.
     pub(in crate::guardian) fn write(&mut self, evidence: Evidence, writing: &Writing) {
         self.reap();
         if self.running.len() >= HELPERS {
             return;
         }
-        match fork() {
+        match copy() {
             Ok(None) => write_down(evidence, writing),
             Ok(Some(child)) => self.running.push(child),
             Err(_) => {}
@@ -86,12 +80,13 @@ impl Helpers {
     /// Lets a copy of this process do something that may keep it waiting for a disk. Whether it was done, and done well, within
     /// `wait`; if not, it goes on by itself. `None` if no copy is to be had: then nothing was done.
     pub(in crate::guardian) fn attempt(&mut self, wait: Duration, work: impl FnOnce() -> bool) -> Option<bool> {
-        match fork() {
+        self.running.extend(self.late.take());
+        match copy() {
             Ok(None) => leave(i32::from(!work())),
             Ok(Some(child)) => {
                 let well = ended_well(&child, wait);
                 if well.is_none() {
-                    self.running.push(child);
+                    self.late = Some(child);
                 }
                 Some(well == Some(true))
             }
@@ -99,9 +94,16 @@ impl Helpers {
         }
     }
 
+    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
+    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
+        let well = ended_well(self.late.as_ref()?, Duration::ZERO)?;
+        self.late = None;
+        Some(well)
+    }
+
     /// Lets a copy of this process do something that takes long. Whether it does.
     pub(in crate::guardian) fn begin(&mut self, work: impl FnOnce() -> bool) -> bool {
-        match fork() {
+        match copy() {
             Ok(None) => {
                 let_go_of_descriptors();
                 leave(i32::from(!work()))
@@ -129,7 +131,7 @@ impl Helpers {
     /// Waits for the copies that are still writing, at most `wait` for all of them. Then they are on their own.
     pub(in crate::guardian) fn finish(&mut self, wait: Duration) {
         let deadline = Instant::now() + wait;
-        for child in self.running.drain(..) {
+        for child in self.running.drain(..).chain(self.late.take()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let _ = ended_well(&child, left);
         }

@@ -6,10 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, fstat, open, openat};
 use rustix::io::Errno;
 
-use super::sockets::Listener;
 use crate::error::Context as _;
 use crate::job::ProcessId;
-use crate::job::linux::{procfs, ready};
+use crate::job::linux::{END_OF_COPY, procfs, ready};
 use crate::registry::RunDir;
 use crate::{Error, Result};
 
@@ -64,7 +63,7 @@ fn watch_signals() -> Result<OwnedFd> {
     }
     // SAFETY: no handler is installed. Where it were ignored, as a caller may have it, no child's end could be waited for.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    ready::watch_signals(&[libc::SIGTERM, libc::SIGCHLD])
+    ready::watch_signals(&[libc::SIGTERM, libc::SIGCHLD, END_OF_COPY])
         .map_err(|source| Error::System { action: "watch for signals", source })
 }
 
@@ -145,8 +144,9 @@ impl NowFile {
     }
 }
 
-/// Descriptors that are kept for the moment in which there are no others. The kill of a job in a cgroup needs none; what is done
-/// beside it does, and so does every look at processes where there is no cgroup.
+/// Descriptors that are kept for the moment in which there are no others. The kill needs none; what is done beside it does, and so
+/// does every look at processes where there is no cgroup. To be kept before any other is made: the lower their numbers, the lower
+/// the limit (`RLIMIT_NOFILE`) may have become by then.
 #[derive(Debug, Default)]
 pub(in crate::guardian) struct Spare(Vec<OwnedFd>);
 
@@ -155,7 +155,7 @@ impl Spare {
     const COUNT: usize = 6;
 
     /// Takes them back, or as many as there are to be had. Copies of `of`.
-    pub(in crate::guardian) fn keep(&mut self, of: &Listener) {
+    pub(in crate::guardian) fn keep(&mut self, of: &Signals) {
         while self.0.len() < Self::COUNT
             && let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(of.descriptor(), 0)
         {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::Server;
 use crate::guardian::evidence::{Evidence, Occasion, Part, Writing};
 use crate::guardian::log::Log;
-use crate::job::Tier;
 use crate::ladder::{Breach, Metric, Rung};
 use crate::stop::StopReport;
 
@@ -33,17 +32,9 @@ pub(super) struct Kept {
     pids: Vec<u32>,
     /// When each rung of each metric was warned of last.
     warned: [[Option<Instant>; Rung::ALL.len()]; Metric::ALL.len()],
-    /// What is not written yet.
-    unwritten: Vec<(Evidence, Writing)>,
 }
 
 impl Kept {
-    /// To be written when no copy of the guardian is in the way.
-    pub(super) fn put_off(&mut self, evidence: Evidence, writing: Writing) {
-        self.remember(evidence.tree.iter().map(|one| one.process.id.pid).collect());
-        self.unwritten.push((evidence, writing));
-    }
-
     pub(super) fn remember(&mut self, pids: Vec<u32>) {
         self.pids.extend(pids);
         self.pids.sort_unstable();
@@ -103,18 +94,7 @@ impl Server {
             return;
         }
         let (occasion, writing) = self.occasion(BREACH, None);
-        if !self.looks_by_itself() {
-            return self.keep_at(occasion, &writing);
-        }
-        let job = &self.prepared.job;
-        let evidence = self.helpers.look(|| Evidence::gather(job, occasion));
-        self.kept.put_off(evidence, writing);
-    }
-
-    pub(super) fn write_what_was_put_off(&mut self) {
-        for (evidence, writing) in std::mem::take(&mut self.kept.unwritten) {
-            self.helpers.write(evidence, &writing);
-        }
+        self.keep_at(occasion, &writing);
     }
 
     fn keep_at(&mut self, occasion: Occasion, writing: &Writing) {
@@ -140,10 +120,5 @@ impl Server {
         let (occasion, writing) = self.occasion(WARNING, None);
         let occasion = Occasion { incident: None, reason: breach.to_string(), breach: Some(breach), ..occasion };
         self.keep_at(occasion, &writing);
-    }
-
-    /// A copy of the guardian is a child too, and where the proof is that no child is left, it must not be there at the kill.
-    pub(super) fn looks_by_itself(&self) -> bool {
-        self.prepared.job.job().tier() == Tier::Tracked
     }
 }

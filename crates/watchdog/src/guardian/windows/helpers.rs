@@ -17,6 +17,8 @@ pub(in crate::guardian) struct Helpers {
     running: Vec<JoinHandle<()>>,
     /// What the one has done that asks over the network.
     asking: Option<Receiver<bool>>,
+    /// The last attempt that was not done in time.
+    late: Option<Receiver<bool>>,
 }
 
 impl Helpers {
@@ -27,16 +29,9 @@ impl Helpers {
 
     /// Gathers evidence and lets a thread write it down. The system's list of processes waits for none of them.
     pub(in crate::guardian) fn capture(&mut self, gather: impl FnOnce() -> Evidence, writing: &Writing) -> Vec<u32> {
-        let evidence = self.look(gather);
-        self.write(evidence, writing);
+        self.write(gather(), writing);
         // Nobody says anything of them that they would have to be known for.
         Vec::new()
-    }
-
-    /// Gathers evidence.
-    #[expect(clippy::unused_self, reason = "as on the other platforms")]
-    pub(in crate::guardian) fn look(&self, gather: impl FnOnce() -> Evidence) -> Evidence {
-        gather()
     }
 
     /// Lets a thread write evidence down that was gathered before.
@@ -66,11 +61,23 @@ impl Helpers {
         wait: Duration,
         work: impl FnOnce() -> bool + Send + 'static,
     ) -> Option<bool> {
-        match self.spawn(work).recv_timeout(wait) {
+        self.late = None;
+        let done = self.spawn(work);
+        match done.recv_timeout(wait) {
             Ok(well) => Some(well),
-            Err(RecvTimeoutError::Timeout) => Some(false),
+            Err(RecvTimeoutError::Timeout) => {
+                self.late = Some(done);
+                Some(false)
+            }
             Err(RecvTimeoutError::Disconnected) => None,
         }
+    }
+
+    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
+    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
+        let well = self.late.as_ref()?.try_recv().ok()?;
+        self.late = None;
+        Some(well)
     }
 
     fn spawn(&mut self, work: impl FnOnce() -> bool + Send + 'static) -> Receiver<bool> {

@@ -19,7 +19,6 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::overlapped::is_set;
-use super::pipe::Listener;
 use crate::error::Context as _;
 use crate::job::ProcessId;
 use crate::job::windows::object::check;
@@ -169,7 +168,7 @@ pub(in crate::guardian) struct Spare;
 
 impl Spare {
     /// Keeps none.
-    pub(in crate::guardian) fn keep(&mut self, _of: &Listener) {}
+    pub(in crate::guardian) fn keep(&mut self, _of: &Signals) {}
 
     /// Has none to give up.
     pub(in crate::guardian) fn give_up(&mut self) {}

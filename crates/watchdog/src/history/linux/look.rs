@@ -27,13 +27,7 @@ pub(in crate::history) fn look(_dir: &JobDir, entry: &Entry) -> Option<Vec<Seen>
             processes_of_group(&group.path).into_iter().filter_map(procfs::stat).collect()
         }
         (None, Some(init)) if alive(&init) => procfs::offspring(init.pid),
-        (None, None) if alive(&entry.guardian) => {
-            let mut found = procfs::offspring(entry.guardian.pid);
-            // Copies of the guardian that write something down.
-            let copy = procfs::stat(entry.guardian.pid).map(|stat| stat.command);
-            found.retain(|stat| stat.parent != entry.guardian.pid || Some(&stat.command) != copy.as_ref());
-            found
-        }
+        (None, None) if alive(&entry.guardian) => procfs::offspring_of_guardian(entry.guardian.pid),
         _ => return None,
     };
     let clocks = Clocks::read();

@@ -1,8 +1,10 @@
 //! Who is in a job, who is below it, and who has left it.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
 
 use super::procfs::{self, Seen, Stat};
 use super::{Cgroup, LinuxJob, ready};
@@ -23,8 +25,8 @@ impl LinuxJob {
         match self.child.as_ref().filter(|child| !child.reaped) {
             Some(child) if self.namespaces.pid => procfs::below(&[child.id.pid]),
             None if self.namespaces.pid => Seen::default(),
-            // Where the job has no cgroup, all children of the guardian are the job's.
-            _ if self.cgroup.is_none() => procfs::below(&[std::process::id()]),
+            // Where the job has no cgroup, all children of the guardian are the job's but its own copies.
+            _ if self.cgroup.is_none() => procfs::guarded_below(&[own()], own()),
             Some(child) => {
                 let mut seen = procfs::below(&[child.id.pid]);
                 seen.found.extend(procfs::stat(child.id.pid).filter(|stat| stat.id == child.id && !stat.is_dead()));
@@ -87,6 +89,51 @@ impl LinuxJob {
         }
         seen
     }
+}
+
+/// The kernel's own list of the children of a reaper of orphans, which is open before anything is to be killed.
+#[derive(Debug)]
+pub(super) struct Children(OwnedFd);
+
+impl Children {
+    /// Those of this process, which has one thread. `None` from a kernel that keeps no such list for others.
+    pub(super) fn open() -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open("/proc/thread-self/children", flags, Mode::empty()).ok().map(Self)
+    }
+
+    /// Kills them all but the copies of this process. What is below them is among them as soon as they have ended. Looks up no path,
+    /// makes no descriptor and allocates nothing.
+    pub(super) fn kill(&self) {
+        let mut chunk = [0; 1024];
+        let (mut offset, mut pid) = (0, 0_i32);
+        while let Ok(length @ 1..) = rustix::io::pread(&self.0, &mut chunk, offset) {
+            offset += length as u64;
+            // A space behind each: one that is cut off goes on in the next chunk.
+            for byte in &chunk[..length] {
+                if byte.is_ascii_digit() {
+                    pid = pid.saturating_mul(10).saturating_add(i32::from(byte - b'0'));
+                } else {
+                    kill_child(std::mem::take(&mut pid));
+                }
+            }
+        }
+    }
+}
+
+/// Kills a child of this process that is no copy of it: those, the kernel does not count as children here. Nobody else is given
+/// its PID before it is reaped.
+fn kill_child(pid: i32) {
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    let look = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
+    if matches!(look(), Ok(None)) {
+        // Refused for a program of another user's, as any other signal would be.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn own() -> u32 {
+    std::process::id()
 }
 
 /// Signals the process `id`, and no other that was given its PID.

@@ -28,7 +28,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, pidfd_send_signal, waitid};
 
 use super::spec::{Limits, MARKER};
 use super::{
@@ -48,13 +48,14 @@ pub use host::Host;
 use init::Report;
 pub use init::detach_standard_streams;
 pub use instances::{Places, instances};
-use members::signal_exactly;
+use members::{Children, signal_exactly};
 pub use pinned::Pinned;
 pub use pressure::Trigger;
 use pressure::{Triggers, Waiting};
 use procfs::Seen;
+pub(crate) use spawn::END_OF_COPY;
 use spawn::Namespaces;
-pub use spawn::{Process as Child, forbid_tracing, fork, leave, let_go_of_descriptors};
+pub use spawn::{Process as Child, copy, forbid_tracing, leave, let_go_of_descriptors};
 pub use stranded::{Ending, Stranded, Unrecorded, end_descendants, inherit_orphans, is_own, unrecorded};
 pub use terminal::{bring_to_front, own_process_group};
 
@@ -103,6 +104,8 @@ pub struct LinuxJob {
     triggers: Triggers,
     /// Copies of this process that wait for the kernel.
     slowing: Vec<Child>,
+    /// Where it is tracked by lineage.
+    children: Option<Children>,
     /// When the pressures were read last that nothing asks for.
     pressed: Option<Instant>,
 }
@@ -178,6 +181,7 @@ impl LinuxJob {
             host: Waiting::of_host(),
             triggers: Triggers::default(),
             slowing: Vec::new(),
+            children: (tier == Tier::Tracked).then(Children::open).flatten(),
             pressed: None,
         })
     }
@@ -223,7 +227,8 @@ impl LinuxJob {
         });
     }
 
-    /// Reaps the orphans that a subreaper inherits. Whether no child is left at all.
+    /// Reaps the orphans that a subreaper inherits. Whether no child is left at all, beside copies of this process: the kernel
+    /// speaks of those only to who asks for them.
     fn reap_orphans(&mut self) -> bool {
         // Those whose exit is to be kept first, by their descriptors.
         self.reap_beside();
@@ -367,6 +372,10 @@ impl Job for LinuxJob {
             let _ = pidfd_send_signal(&child.fd, Signal::KILL);
         }
         if self.tier == Tier::Tracked {
+            if let Some(children) = &self.children {
+                children.kill();
+            }
+            // All of them at once, as long as there are descriptors for it.
             for stat in self.descendants() {
                 signal_exactly(stat.id, Signal::KILL);
             }
@@ -460,7 +469,7 @@ impl Job for LinuxJob {
         }
         // The kernel takes back what is beyond the bound before it answers, which can take long: a copy of this process waits for it.
         self.slowing.retain(|child| reap(&child.fd).is_none());
-        match fork()? {
+        match copy()? {
             None => {
                 let_go_of_descriptors();
                 leave(i32::from(cgroup.slow(&self.limits, way, to).is_err()))
@@ -557,9 +566,14 @@ impl Reaped {
     }
 }
 
+/// Waits for the child of this process that `fd` stands for, be it a copy of this process too.
+fn wait_for(fd: &OwnedFd, options: WaitIdOptions) -> rustix::io::Result<Option<WaitIdStatus>> {
+    waitid(WaitId::PidFd(fd.as_fd()), options | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned()))
+}
+
 /// Reaps the child of this process that `fd` stands for, if it has ended.
 pub fn reap(fd: &OwnedFd) -> Option<Reaped> {
-    match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    match wait_for(fd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(Some(status)) => Some(Reaped::As(Exit { code: status.exit_status(), signal: status.terminating_signal() })),
         Err(rustix::io::Errno::CHILD) => Some(Reaped::Elsewhere),
         _ => None,

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::pinned::Pinned;
+use super::spawn::END_OF_COPY;
 use crate::job::{Process, ProcessId};
 use crate::stop::Survivor;
 
@@ -31,6 +32,8 @@ pub struct Stat {
     pub own_ticks: u64,
     /// Resident memory in pages.
     pub resident: u64,
+    /// The signal that tells its parent its end.
+    pub end_signal: i32,
     /// How it ended, as `wait(2)` says it; 0 while it has not, or where that is not this process's business.
     pub status: i32,
 }
@@ -39,6 +42,11 @@ impl Stat {
     /// Whether it has ended and only waits to be reaped.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// Whether it is a copy that `guardian` has made of itself, by the kernel's word: no process of a workload can be one.
+    fn is_copy_of(&self, guardian: u32) -> bool {
+        self.parent == guardian && self.end_signal == END_OF_COPY
     }
 }
 
@@ -120,6 +128,7 @@ pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         ticks: number(11)? + number(12)? + number(13)? + number(14)?,
         own_ticks: number(11)? + number(12)?,
         resident: number(21)?,
+        end_signal: fields.get(35)?.parse().ok()?,
         status: fields.get(49).and_then(|field| field.parse().ok()).unwrap_or(0),
     })
 }
@@ -225,18 +234,40 @@ pub fn descendants(roots: &[u32]) -> Vec<Stat> {
 
 /// The processes below `roots`, by parentage, without the roots themselves and without dead ones.
 pub fn below(roots: &[u32]) -> Seen {
-    let mut seen = kin(roots);
-    seen.found.retain(|process| !process.is_dead());
-    seen
+    alive(kin(roots, |_| Ok(false)))
+}
+
+/// The same, without the copies that the process `guardian` has made of itself, if it is one of the roots.
+pub fn guarded_below(roots: &[u32], guardian: u32) -> Seen {
+    alive(kin(roots, |process| is_copy(process, guardian)))
 }
 
 /// The processes below `root`, by parentage, without itself, and with those that were not reaped.
 pub fn offspring(root: u32) -> Vec<Stat> {
-    kin(&[root]).found
+    kin(&[root], |_| Ok(false)).found
 }
 
-fn kin(roots: &[u32]) -> Seen {
-    let Seen { found: all, fault } = processes(|_| Ok(true));
+/// The same below a guardian, without the copies that it has made of itself.
+pub fn offspring_of_guardian(guardian: u32) -> Vec<Stat> {
+    kin(&[guardian], |process| is_copy(process, guardian)).found
+}
+
+/// Whether `process` is a copy that `guardian` has made of itself. Looked at again: an orphan that is being handed over to it has
+/// its new parent a moment before it has `SIGCHLD` for its end.
+fn is_copy(process: &Stat, guardian: u32) -> io::Result<bool> {
+    let same = |again: &Stat| again.id == process.id;
+    Ok(process.is_copy_of(guardian)
+        && look(process.id.pid)?.filter(same).is_none_or(|again| again.is_copy_of(guardian)))
+}
+
+fn alive(mut seen: Seen) -> Seen {
+    seen.found.retain(|process| !process.is_dead());
+    seen
+}
+
+/// The processes below `roots`, without those that are `foreign` and what is below them.
+fn kin(roots: &[u32], foreign: impl Fn(&Stat) -> io::Result<bool>) -> Seen {
+    let Seen { found: all, mut fault } = processes(|_| Ok(true));
     let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
     for (index, process) in all.iter().enumerate() {
         children.entry(process.parent).or_default().push(index);
@@ -247,9 +278,16 @@ fn kin(roots: &[u32]) -> Seen {
     while let Some(parent) = waiting.pop() {
         for &index in children.get(&parent).into_iter().flatten() {
             let process = &all[index];
-            if seen.insert(process.id.pid) {
-                waiting.push(process.id.pid);
-                found.push(process.clone());
+            if !seen.insert(process.id.pid) {
+                continue;
+            }
+            match foreign(process) {
+                Ok(true) => {}
+                Ok(false) => {
+                    waiting.push(process.id.pid);
+                    found.push(process.clone());
+                }
+                Err(error) => fault = Some(error),
             }
         }
     }
@@ -400,10 +438,12 @@ mod tests {
 
     #[test]
     fn a_command_with_parentheses_and_spaces_is_parsed() {
-        let line = b"42 (a) b (c) S 7 1 1 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0 777 1000 55 18446744073709551615";
+        let line = b"42 (a) b (c) S 7 1 1 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0 777 1000 55 18446744073709551615 \
+            1 1 2 3 4 0 0 0 0 0 0 0 17 1 0 0";
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.id.pid, stat.id.start_time, stat.parent), (42, 777, 7));
         assert_eq!((stat.command.as_str(), stat.state, stat.ticks, stat.resident), ("a) b (c", 'S', 100, 55));
+        assert_eq!(stat.end_signal, libc::SIGCHLD);
         assert!(parse_stat(b"garbage").is_none());
     }
 

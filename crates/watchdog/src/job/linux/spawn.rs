@@ -95,7 +95,7 @@ pub(super) fn spawn(
     let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .doing("create a socket pair")?;
     let (failure, inner_failure) = pipe_with(PipeFlags::CLOEXEC).doing("create a pipe")?;
-    let Some(child) = clone(namespaces.flags(), cgroup).doing("start a process inside the job")? else {
+    let Some(child) = clone(namespaces.flags(), cgroup, libc::SIGCHLD).doing("start a process inside the job")? else {
         drop((gate, failure));
         start_inside(&plan, &commands, &inner_gate, inner_failure);
     };
@@ -163,7 +163,7 @@ pub(super) fn beside(
     main: BorrowedFd<'_>,
     adopt: impl FnOnce(u32) -> io::Result<()>,
 ) -> io::Result<Process> {
-    if let Some(child) = clone(0, cgroup)? {
+    if let Some(child) = clone(0, cgroup, libc::SIGCHLD)? {
         return Ok(child);
     }
     let user = if plan.namespaces.user { libc::CLONE_NEWUSER } else { 0 };
@@ -193,7 +193,7 @@ fn refuse_threads() -> Result<()> {
 /// The kernel's answer.
 pub(super) fn probe(namespaces: Namespaces) -> io::Result<()> {
     let (gate, inner_gate) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let Some(child) = clone(namespaces.flags(), None)? else {
+    let Some(child) = clone(namespaces.flags(), None, libc::SIGCHLD)? else {
         drop(gate);
         let tried = if init::passed_gate(&inner_gate) { cover::probe() } else { Ok(()) };
         leave(tried.err().map_or(0, Errno::raw_os_error));
@@ -213,14 +213,14 @@ pub(super) fn probe(namespaces: Namespaces) -> io::Result<()> {
     }
 }
 
-/// `clone3(2)` used as `fork`: `None` in the new process.
-fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Process>> {
+/// `clone3(2)` used as `fork`: `None` in the new process. Its end is told by the signal `end`.
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>, end: i32) -> io::Result<Option<Process>> {
     let mut pidfd: i32 = -1;
     // SAFETY: all-zero is a valid value of this structure of integers.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    arguments.exit_signal = u64::from(end.cast_unsigned());
     if let Some(cgroup) = cgroup {
         // CLONE_INTO_CGROUP, which does not fit the signed constant of libc.
         arguments.flags |= 0x2_0000_0000;
@@ -250,8 +250,20 @@ fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Proces
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn fork() -> io::Result<Option<Process>> {
-    clone(0, None)
+pub(super) fn fork() -> io::Result<Option<Process>> {
+    clone(0, None, libc::SIGCHLD)
+}
+
+/// The signal by which a copy of a guardian tells its end. The kernel gives any process of a workload `SIGCHLD` for that, at the
+/// latest when it becomes a guardian's child, and shows it to everybody: so the one is never taken for the other.
+pub(crate) const END_OF_COPY: i32 = libc::SIGURG;
+
+/// The same, for a helper of a guardian: who waits for any child at all (`wait(-1)`) does not see it, but only who waits for it.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn copy() -> io::Result<Option<Process>> {
+    clone(0, None, END_OF_COPY)
 }
 
 /// Closes every descriptor of this copy but the standard ones, so that it holds nothing of the process it was copied from.

@@ -2,22 +2,23 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal};
 
 use super::ready;
-use super::spawn::{fork, leave};
+use super::spawn::{copy, leave};
+use super::wait_for;
 use crate::stop::Survivor;
 
 /// Of how many survivors it is told, and how deep.
 const TOLD: usize = 16;
 const DEEP: usize = 24;
 /// How long the kernel has to tell: who asks is kept waiting by one that is just being executed.
-const WAIT: Duration = Duration::from_millis(100);
+const WAIT: Duration = Duration::from_millis(250);
 /// The kernel's own limit is a page.
 const LONGEST: usize = 4096;
 
@@ -40,7 +41,7 @@ pub(super) fn tell(survivors: &mut [Survivor], ask: fn(Vec<u32>) -> Stacks) {
 #[expect(clippy::needless_pass_by_value, reason = "as by a thread")]
 pub(super) fn by_copy(pids: Vec<u32>) -> Stacks {
     let Ok((told, telling)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else { return Vec::new() };
-    match fork() {
+    match copy() {
         Ok(None) => {
             let mut telling = File::from(telling);
             // What does not fit into the pipe is left out.
@@ -52,7 +53,7 @@ pub(super) fn by_copy(pids: Vec<u32>) -> Stacks {
             let text = read_within(told, WAIT);
             // It waits for nothing that a kill does not interrupt.
             let _ = pidfd_send_signal(&child.fd, Signal::KILL);
-            let _ = waitid(WaitId::PidFd(child.fd.as_fd()), WaitIdOptions::EXITED);
+            let _ = wait_for(&child.fd, WaitIdOptions::EXITED);
             parse(&text)
         }
         Err(_) => Vec::new(),

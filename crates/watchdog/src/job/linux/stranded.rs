@@ -269,10 +269,18 @@ impl Stranded {
         if roots.is_empty() {
             return Seen::default();
         }
-        let mut seen = procfs::below(&roots.iter().map(|id| id.pid).collect::<Vec<_>>());
+        let below = |roots: &mut dyn Iterator<Item = &ProcessId>| {
+            let roots: Vec<u32> = roots.map(|id| id.pid).collect();
+            match self.guardian {
+                // The copies that write for it are none of the job's.
+                Some(guardian) => procfs::guarded_below(&roots, guardian.pid),
+                None => procfs::below(&roots),
+            }
+        };
+        let mut seen = below(&mut roots.iter());
         // A root that ended during the walk may have given its PID, and with it its children, to another.
         if !roots.iter().all(same) {
-            seen = procfs::below(&roots.iter().filter(|id| same(id)).map(|id| id.pid).collect::<Vec<_>>());
+            seen = below(&mut roots.iter().filter(|id| same(id)));
         }
         let main = self.main.and_then(|id| procfs::stat(id.pid).filter(|stat| stat.id == id && !stat.is_dead()));
         seen.found.extend(main);
