@@ -89,9 +89,9 @@ impl Helpers {
         }
     }
 
-    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
-    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
-        let well = ended_well(self.late.as_ref()?, Duration::ZERO)?;
+    /// Whether the last attempt, if it was not done in time, has been done by now, or is within `wait`, and well. `None` if not.
+    pub(in crate::guardian) fn late(&mut self, wait: Duration) -> Option<bool> {
+        let well = ended_well(self.late.as_ref()?, wait)?;
         self.late = None;
         Some(well)
     }
