@@ -12,6 +12,8 @@ const ERRORS: [&str; 6] = ["ENOMEM", "EMFILE", "ENOSPC", "EINTR", "EPERM", "EIO"
 const TIMES: [&str; 2] = ["1", "1+"];
 /// They cannot fail.
 const INFALLIBLE: [&str; 3] = ["geteuid", "getpid", "restart_syscall"];
+/// The calls by which a guardian kills.
+const KILLS: &str = "pwrite64,pidfd_send_signal,kill";
 /// The options by which a run gets each tier.
 const TIERS: [&[&str]; 3] = [&[], &["--no-cgroup"], &["--no-cgroup", "--no-pid-namespace"]];
 
@@ -115,8 +117,7 @@ fn where_the_kernel_refuses_the_guardian_the_kill_now_does_without_it() {
     for options in TIERS {
         let scene = Scene::new();
         let run = villains(&scene, options);
-        let kills = "pwrite64,pidfd_send_signal,kill";
-        let inject = ["-e", &format!("trace={kills}"), "-e", &format!("inject={kills}:error=EPERM")];
+        let inject = ["-e", &format!("trace={KILLS}"), "-e", &format!("inject={KILLS}:error=EPERM")];
         let traced = Traced::attach(guardian(&scene, "w"), &inject);
         let answer = scene.json(0, &["now"]);
         let left = scene.workload_alive();

@@ -30,6 +30,8 @@ use keeping::{BREACH, Kept, NOT_PROVEN, STOP};
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the latch is waited for.
 const LATCH_WAIT: Duration = Duration::from_millis(100);
+/// How long it is waited for once the job is killed.
+const LATE_LATCH_WAIT: Duration = Duration::from_millis(500);
 /// How long the kernel has to confirm a freeze.
 const FREEZE_WAIT: Duration = Duration::from_millis(500);
 /// How long nothing is looked at that the kernel would have said something of.
@@ -109,6 +111,8 @@ struct Latching {
     /// Whether it is on the device; `None` while it was not tried.
     set: Option<bool>,
     seconds: f64,
+    /// How long it may still take.
+    patience: Duration,
 }
 
 /// A guardian at work.
@@ -368,18 +372,21 @@ impl Server {
             let (handle, entry) = (Arc::clone(&handle), entry.clone());
             self.helpers.attempt(LATCH_WAIT, move || handle.set(&entry).is_ok())
         };
-        self.latching = Some(Latching { handle, entry, set, seconds: before.elapsed().as_secs_f64() });
+        let seconds = before.elapsed().as_secs_f64();
+        self.latching = Some(Latching { handle, entry, set, seconds, patience: LATE_LATCH_WAIT });
     }
 
     /// Sets the latch that was left for after the kill, and notes in the answer what became of it by now.
     fn settle_latch(&mut self) {
         let Some(latching) = &mut self.latching else { return };
-        latching.set = self.helpers.late().or(latching.set);
+        let before = Instant::now();
+        // After the kill there is more time, once.
+        let late = self.helpers.late(std::mem::take(&mut latching.patience));
+        latching.set = late.or(latching.set);
         if latching.set.is_none() {
-            let before = Instant::now();
             latching.set = Some(latching.handle.set(&latching.entry).is_ok());
-            latching.seconds += before.elapsed().as_secs_f64();
         }
+        latching.seconds += before.elapsed().as_secs_f64();
         if let Some(report) = &mut self.record.report {
             report.latch_durable = latching.set;
             report.phases.latch_seconds = latching.seconds;

@@ -43,7 +43,12 @@ impl Helpers {
         match copy() {
             Ok(None) => {
                 let mut evidence = gather();
+                // By then the kill has gone on without it.
+                let late = Instant::now() >= deadline;
                 closer::look_by_threads(&mut evidence, deadline);
+                if late {
+                    evidence.unfinished.insert(0, "tree".to_owned());
+                }
                 // At once, or as much of it as there is room for.
                 let found: Vec<u8> = evidence.tree.iter().flat_map(|one| one.process.id.pid.to_ne_bytes()).collect();
                 let _ = rustix::io::write(&gathering, &found);
@@ -94,9 +99,9 @@ impl Helpers {
         }
     }
 
-    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
-    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
-        let well = ended_well(self.late.as_ref()?, Duration::ZERO)?;
+    /// Whether the last attempt, if it was not done in time, has been done by now, or is within `wait`, and well. `None` if not.
+    pub(in crate::guardian) fn late(&mut self, wait: Duration) -> Option<bool> {
+        let well = ended_well(self.late.as_ref()?, wait)?;
         self.late = None;
         Some(well)
     }

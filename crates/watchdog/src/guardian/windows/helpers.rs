@@ -73,9 +73,9 @@ impl Helpers {
         }
     }
 
-    /// Whether the last attempt, if it was not done in time, has been done meanwhile, and well. `None` if it has not.
-    pub(in crate::guardian) fn late(&mut self) -> Option<bool> {
-        let well = self.late.as_ref()?.try_recv().ok()?;
+    /// Whether the last attempt, if it was not done in time, has been done by now, or is within `wait`, and well. `None` if not.
+    pub(in crate::guardian) fn late(&mut self, wait: Duration) -> Option<bool> {
+        let well = self.late.as_ref()?.recv_timeout(wait).ok()?;
         self.late = None;
         Some(well)
     }
