@@ -26,7 +26,7 @@ impl LinuxJob {
             Some(child) if self.namespaces.pid => procfs::below(&[child.id.pid]),
             None if self.namespaces.pid => Seen::default(),
             // Where the job has no cgroup, all children of the guardian are the job's but its own copies.
-            _ if self.cgroup.is_none() => procfs::guarded_below(&[own()], own()),
+            _ if self.cgroup.is_none() => procfs::guarded_below(&[self.holder], self.holder),
             Some(child) => {
                 let mut seen = procfs::below(&[child.id.pid]);
                 seen.found.extend(procfs::stat(child.id.pid).filter(|stat| stat.id == child.id && !stat.is_dead()));
@@ -130,10 +130,6 @@ fn kill_child(pid: i32) {
         // Refused for a program of another user's, as any other signal would be.
         let _ = kill_process(pid, Signal::KILL);
     }
-}
-
-fn own() -> u32 {
-    std::process::id()
 }
 
 /// Signals the process `id`, and no other that was given its PID.

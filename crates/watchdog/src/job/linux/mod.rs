@@ -104,6 +104,8 @@ pub struct LinuxJob {
     triggers: Triggers,
     /// Copies of this process that wait for the kernel.
     slowing: Vec<Child>,
+    /// The process that holds it: in a copy of that too, which looks for it.
+    holder: u32,
     /// Where it is tracked by lineage.
     children: Option<Children>,
     /// When the pressures were read last that nothing asks for.
@@ -181,6 +183,7 @@ impl LinuxJob {
             host: Waiting::of_host(),
             triggers: Triggers::default(),
             slowing: Vec::new(),
+            holder: std::process::id(),
             children: (tier == Tier::Tracked).then(Children::open).flatten(),
             pressed: None,
         })
