@@ -115,7 +115,7 @@ pub(super) fn own(job: &JobObjectManager) -> Vec<u32> {
 /// Ends the job and expects the proof, and that nothing lives at the moment of the answer.
 #[track_caller]
 pub(super) fn expect_proven(scene: &Scene, job: &mut JobObjectManager) -> StopReport {
-    let report = job.stop(Category::Kill, Duration::from_secs(5), |_| {});
+    let report = job.stop(Category::Kill, Duration::from_secs(5), Some(|_: &mut JobObjectManager| {}));
     let left = scene.alive();
     assert!(report.proven_empty && report.survivors.is_empty(), "{report:#?}");
     assert!(left.is_empty(), "it is called empty, and alive: {left:?}");
