@@ -233,7 +233,9 @@ pub enum Error {
         detail: String,
     },
     /// Another change of a path came first.
-    #[error("nothing of transaction {transaction} was committed: {path} was changed {by}, after the transaction had read it; give it up, look at what is there, and begin again")]
+    #[error(
+        "nothing of transaction {transaction} was committed: {path} was changed {by}, after the transaction had read it; give it up, look at what is there, and begin again"
+    )]
     Conflict {
         /// The transaction that can't be committed.
         transaction: TransactionId,
@@ -243,7 +245,9 @@ pub enum Error {
         by: ChangedBy,
     },
     /// There is no such open transaction.
-    #[error("{store} has no open transaction {transaction}: it ended, or was given up after a day; `estop log` shows whether it was committed")]
+    #[error(
+        "{store} has no open transaction {transaction}: it ended, or was given up after a day; `estop log` shows whether it was committed"
+    )]
     NoSuchTransaction {
         /// The store's name.
         store: String,

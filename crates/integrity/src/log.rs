@@ -220,7 +220,6 @@ impl TransactionLog {
             detail: error.to_string(),
         })
     }
-
 }
 
 /// The records of the log in `dir` from `lsn` on, without its lock: for looking at a log that another process writes.

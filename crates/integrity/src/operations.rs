@@ -113,9 +113,7 @@ impl Operations {
                 Record::Transaction(part) if !part.last => continue,
                 Record::Changes(part) if self.in_rollback => (part.time, OperationOrigin::Rollback, None),
                 Record::Changes(part) => (part.time, OperationOrigin::Observed, None),
-                Record::Transaction(part) => {
-                    (part.time, OperationOrigin::Transaction, Some(part.transaction.clone()))
-                }
+                Record::Transaction(part) => (part.time, OperationOrigin::Transaction, Some(part.transaction.clone())),
                 other => {
                     self.in_rollback = match other {
                         Record::RollbackApply { .. } => true,

@@ -182,7 +182,10 @@ fn a_commit_killed_anywhere_is_done_whole_or_not_at_all() {
         } else {
             assert_eq!(&place.look(), before, "{when}: neither the old nor the new state");
             old.fetch_add(1, Ordering::Relaxed);
-            assert!(manager.committed(id).unwrap().is_none(), "{when}: nothing of it is done, and the log says that it is");
+            assert!(
+                manager.committed(id).unwrap().is_none(),
+                "{when}: nothing of it is done, and the log says that it is"
+            );
             manager.resume(id).unwrap().commit(&Silent).unwrap();
             assert_eq!(&contents(place), wanted, "{when}: committed again");
         }

@@ -116,11 +116,7 @@ impl World {
     }
 
     /// Does something in an open transaction, beginning one where there is none.
-    fn edit(
-        &mut self,
-        slot: u8,
-        change: impl FnOnce(&mut estop_integrity::Transaction<'_>, &mut Draft, &Files),
-    ) {
+    fn edit(&mut self, slot: u8, change: impl FnOnce(&mut estop_integrity::Transaction<'_>, &mut Draft, &Files)) {
         let slot = usize::from(slot) % SLOTS;
         let manager = self.manager.as_ref().unwrap();
         let (mut transaction, mut draft) = match self.slots[slot].take() {

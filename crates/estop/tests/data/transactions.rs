@@ -137,7 +137,8 @@ fn a_job_that_writes_the_store_stands_still_for_a_commit() {
     let (house, kb, tx) = begun();
     let script = "i=0; while :; do i=$((i+1)); echo $i > kb/seen; : > ready; sleep 0.01; done";
     let words = ["run", "--name", "writer", "--protect", "kb", "--", "sh", "-c", script];
-    let mut run = house.command(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut run =
+        house.command(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the program writes", || house.path().join("ready").exists());
     house.feed(&["tx", "put", &tx, "a"], "1").expect(0);
     let report = house.json(0, &["tx", "commit", &tx, "--freeze"]);
@@ -145,7 +146,7 @@ fn a_job_that_writes_the_store_stands_still_for_a_commit() {
     assert_eq!(report["freeze_error"], Value::Null);
     let number = read(&kb, "seen");
     until("the program goes on", || read(&kb, "seen") != number);
+    assert_eq!(read(&kb, "a"), "1");
     house.run(&["now", "writer"]).expect(0);
     run.wait().unwrap();
-    assert_eq!(read(&kb, "a"), "1");
 }

@@ -104,8 +104,9 @@ impl SnapshotManager {
                 _ => {}
             }
         }
-        let report = |(lsn, changes): (Lsn, Vec<Change>)| {
-            CommitReport { already: true, ..self.commit_report(id, &Done::of(lsn, 1, &changes)) }
+        let report = |(lsn, changes): (Lsn, Vec<Change>)| CommitReport {
+            already: true,
+            ..self.commit_report(id, &Done::of(lsn, 1, &changes))
         };
         Ok(found.filter(|_| !ends_badly).map(report))
     }
@@ -305,7 +306,10 @@ pub(super) fn plan(current: &State, wanted: &State) -> Plan {
 }
 
 /// Tells those in which something failed, with where and why, from the others. What belongs to none of them is everybody's.
-pub(super) fn divide(accepted: Vec<Accepted>, failures: &[Failure]) -> (Vec<(Accepted, String, String)>, Vec<Accepted>) {
+pub(super) fn divide(
+    accepted: Vec<Accepted>,
+    failures: &[Failure],
+) -> (Vec<(Accepted, String, String)>, Vec<Accepted>) {
     let is_of = |it: &Accepted, failure: &Failure| it.changes.iter().any(|change| change.path == failure.0);
     let nobodys = failures.iter().find(|failure| !accepted.iter().any(|it| is_of(it, failure)));
     let (mut failed, mut rest) = (Vec::new(), Vec::new());

@@ -102,7 +102,8 @@ impl SnapshotManager {
         claims: &Claims,
         noted: &mut Vec<Change>,
     ) -> Result<Vec<Change>> {
-        let conflict = |path: &StorePath, by| Error::Conflict { transaction: draft.id.clone(), path: path.to_string(), by };
+        let conflict =
+            |path: &StorePath, by| Error::Conflict { transaction: draft.id.clone(), path: path.to_string(), by };
         for directory in &draft.directories {
             if let Some(id) = claims.no_directory(directory) {
                 return Err(conflict(directory, ChangedBy::Transaction(id.clone(), None)));

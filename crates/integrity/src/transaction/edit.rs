@@ -59,8 +59,9 @@ impl Transaction<'_> {
     pub fn delete(&mut self, path: &StorePath) -> Result<()> {
         let path = &self.spelled(path)?;
         let inner = self.manager.inner();
-        for gone in self.below(&inner, path, "delete", false)? {
-            self.touch(&inner, &gone.0, None, "delete")?;
+        // What is in a directory first: of what is in one that goes, nothing more is looked at.
+        for (gone, _) in self.below(&inner, path, "delete", false)?.into_iter().rev() {
+            self.touch(&inner, &gone, None, "delete")?;
         }
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Transaction<'_> {
             return Err(unfit("rename", from, &format!("there is something at {to}: delete it first")));
         }
         self.make_way(&inner, to, "rename")?;
-        for (path, version) in moved {
+        for (path, version) in moved.into_iter().rev() {
             let rest = &path.as_bytes()[from.as_bytes().len()..];
             let target = StorePath::new(&[to.as_bytes(), rest].concat())?;
             let mut node = version.node;
@@ -173,7 +174,8 @@ impl Transaction<'_> {
 
     /// Makes the directories above `path` that are missing; gives the metadata of the nearest one.
     fn make_way(&mut self, inner: &Inner, path: &StorePath, action: &'static str) -> Result<Meta> {
-        let root = look_at(self.manager.store.tree(), inner.state.0.get(&StorePath::root()), &HashOnly, &StorePath::root())?;
+        let root =
+            look_at(self.manager.store.tree(), inner.state.0.get(&StorePath::root()), &HashOnly, &StorePath::root())?;
         let root = root.version().ok_or_else(|| Error::StoreMissing { path: self.manager.store.path().to_owned() })?;
         let mut meta = root.meta;
         let mut above = Vec::new();

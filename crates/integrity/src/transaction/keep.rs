@@ -96,7 +96,9 @@ impl SnapshotManager {
         for id in self.kept_ids()? {
             match load(&self.kept_file(&id), KIND, VERSION) {
                 Ok(draft) => kept.extend(draft),
-                Err(error) => tracing::warn!(%error, transaction = id.as_str(), "an open transaction can't be read: roll it back"),
+                Err(error) => {
+                    tracing::warn!(%error, transaction = id.as_str(), "an open transaction can't be read: roll it back")
+                }
             }
         }
         Ok(kept)
