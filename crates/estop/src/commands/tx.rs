@@ -63,19 +63,13 @@ fn begin(site: &Site, store: &str, output: &Output) -> Result<Code> {
     replace::create_dir(&dir, 0o700)?;
     forget_old(&dir);
     sealed::write(&dir.join(transaction.id().as_str()), KIND, VERSION, place.name.as_bytes())?;
-    let answer = json!({"schema_version": 1, "store": place.name, "transaction": transaction.id(), "lsn": manager.lsn()});
+    let answer =
+        json!({"schema_version": 1, "store": place.name, "transaction": transaction.id(), "lsn": manager.lsn()});
     output.result(&answer, |_| transaction.id().to_string());
     Ok(Code::Done)
 }
 
-fn put(
-    site: &Site,
-    tx: &str,
-    path: &Path,
-    from: Option<&Path>,
-    mode: Option<u32>,
-    output: &Output,
-) -> Result<Code> {
+fn put(site: &Site, tx: &str, path: &Path, from: Option<&Path>, mode: Option<u32>, output: &Output) -> Result<Code> {
     edit(site, tx, output, |place, transaction| {
         let path = inside(place, path)?;
         let mut content: Box<dyn Read> = match from {
@@ -154,9 +148,8 @@ fn list(site: &Site, store: &str, output: &Output) -> Result<Code> {
     let (place, manager) = open(site, store, output)?;
     let list = List { schema_version: 1, store: place.name, transactions: manager.open_transactions()? };
     output.result(&list, |list| {
-        let row = |open: &OpenTransaction| {
-            vec![open.transaction.to_string(), moment(open.begun), open.paths.to_string()]
-        };
+        let row =
+            |open: &OpenTransaction| vec![open.transaction.to_string(), moment(open.begun), open.paths.to_string()];
         let rows: Vec<_> = list.transactions.iter().map(row).collect();
         if rows.is_empty() {
             return format!("{} has no open transaction", list.store);
@@ -169,7 +162,8 @@ fn list(site: &Site, store: &str, output: &Output) -> Result<Code> {
 /// Opens the store of the transaction `tx`.
 fn at(site: &Site, tx: &str, output: &Output) -> Result<(Place, SnapshotManager)> {
     let unknown = || {
-        let hint = "it was committed or rolled back, or it waited for longer than a day; `estop tx begin STORE` begins one";
+        let hint =
+            "it was committed or rolled back, or it waited for longer than a day; `estop tx begin STORE` begins one";
         Failure::new(Code::Failed, "no-such-transaction", format!("there is no open transaction {tx:?}"), hint)
     };
     let id = TransactionId::parse(tx).ok_or_else(unknown)?;
