@@ -135,10 +135,11 @@ fn transaction_over(place: &Place) -> (String, Look, BTreeMap<PathBuf, Vec<u8>>)
     snapshot(&manager);
     place.write("changed", "edited, and not seen");
     let path = |name: &str| name.parse::<StorePath>().unwrap();
+    let big = vec![7; 300_000];
     let mut transaction = manager.begin();
     transaction.put(&path("changed"), &mut &b"by the transaction"[..], None).unwrap();
     transaction.put(&path("new/er/file"), &mut &b"new"[..], None).unwrap();
-    transaction.put(&path("big"), &mut &vec![7; 300_000][..], None).unwrap();
+    transaction.put(&path("big"), &mut big.as_slice(), None).unwrap();
     transaction.delete(&path("link")).unwrap();
     transaction.put(&path("link"), &mut &b"a file where a directory was"[..], None).unwrap();
     transaction.delete(&path("d")).unwrap();
@@ -150,7 +151,7 @@ fn transaction_over(place: &Place) -> (String, Look, BTreeMap<PathBuf, Vec<u8>>)
         ("one", b"another"),
         ("changed", b"by the transaction"),
         ("new/er/file", b"new"),
-        ("big", &[7; 300_000]),
+        ("big", &big),
         ("link", b"a file where a directory was"),
         ("d/x", b"a directory where a file was"),
         ("new/extra", b"extra"),

@@ -248,7 +248,9 @@ fn an_open_transaction_outlives_its_process_a_prune_and_not_a_rollback_of_its_pa
     manager.give_up(&loser).unwrap();
     assert!(manager.open_transactions().unwrap().is_empty());
     let many: Vec<_> = (0..MOST_OPEN).map(|_| manager.begin()).collect();
-    many.iter().for_each(|it| it.keep().unwrap());
+    for it in &many {
+        it.keep().unwrap();
+    }
     assert!(matches!(manager.begin().keep(), Err(Error::TooManyTransactions { .. })));
     for it in many {
         it.rollback().unwrap();

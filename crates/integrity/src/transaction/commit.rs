@@ -161,7 +161,7 @@ impl SnapshotManager {
                 Err(error) => answers[at] = Some(Err(error)),
             }
         }
-        for (at, answer) in self.carry_out_all(&mut inner, noted, accepted, progress) {
+        for (at, answer) in self.carry_out_all(&mut inner, &noted, accepted, progress) {
             answers[at] = Some(answer);
         }
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(self.interrupted()))).collect()
@@ -189,26 +189,23 @@ impl SnapshotManager {
     fn carry_out_all(
         &self,
         inner: &mut Inner,
-        noted: Vec<Change>,
+        noted: &[Change],
         accepted: Vec<Accepted>,
         progress: &dyn Progress,
     ) -> Vec<(usize, Result<Done>)> {
         let mut answers = Vec::new();
         let prepared = self.prepare(accepted, &mut answers, progress);
-        let Some((accepted, plan, workshop)) = prepared else {
-            take_back(&mut inner.state, &noted);
+        let Some((mut accepted, plan, workshop)) = prepared else {
+            take_back(&mut inner.state, noted);
             return answers;
         };
         let before = current(&accepted);
-        let accepted = match self.decide(inner, &noted, accepted) {
-            Ok(accepted) => accepted,
-            Err((accepted, error)) => {
-                take_back(&mut inner.state, &noted);
-                let detail = error.to_string();
-                answers.extend(accepted.into_iter().map(|it| it.failed("", &detail, UNKNOWN)));
-                return answers;
-            }
-        };
+        if let Err(error) = self.decide(inner, noted, &mut accepted) {
+            take_back(&mut inner.state, noted);
+            let detail = error.to_string();
+            answers.extend(accepted.into_iter().map(|it| it.failed("", &detail, UNKNOWN)));
+            return answers;
+        }
         answers.extend(self.finish(inner, accepted, &plan, &before, workshop, progress));
         answers
     }
@@ -240,16 +237,11 @@ impl SnapshotManager {
     }
 
     /// Makes the decision durable: from here on all of it is done, whatever happens.
-    fn decide(
-        &self,
-        inner: &mut Inner,
-        noted: &[Change],
-        mut accepted: Vec<Accepted>,
-    ) -> std::result::Result<Vec<Accepted>, (Vec<Accepted>, Error)> {
+    fn decide(&self, inner: &mut Inner, noted: &[Change], accepted: &mut [Accepted]) -> Result<()> {
         let time = Timestamp::now();
         let mut records = batch(time, noted);
         let mut counts = Vec::new();
-        for it in &accepted {
+        for it in &*accepted {
             let parts = commitment(time, &it.id, &it.changes);
             counts.push(parts.len() as Lsn);
             records.extend(parts);
@@ -261,13 +253,13 @@ impl SnapshotManager {
                     it.commit = last;
                     last -= count;
                 }
-                Ok(accepted)
+                Ok(())
             }
             Err(error) => {
                 for it in accepted.iter().rev() {
                     take_back(&mut inner.state, &it.changes);
                 }
-                Err((accepted, error))
+                Err(error)
             }
         }
     }

@@ -77,7 +77,7 @@ impl SnapshotManager {
             paths: draft.touched.len() as u64,
         };
         let mut all: Vec<_> = self.kept()?.into_iter().map(open).collect();
-        all.sort_by(|one, other| one.begun.cmp(&other.begun));
+        all.sort_by_key(|one| one.begun);
         Ok(all)
     }
 
@@ -97,7 +97,7 @@ impl SnapshotManager {
             match load(&self.kept_file(&id), KIND, VERSION) {
                 Ok(draft) => kept.extend(draft),
                 Err(error) => {
-                    tracing::warn!(%error, transaction = id.as_str(), "an open transaction can't be read: roll it back")
+                    tracing::warn!(%error, transaction = id.as_str(), "an open transaction can't be read: roll it back");
                 }
             }
         }
