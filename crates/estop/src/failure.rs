@@ -129,6 +129,18 @@ impl From<estop_integrity::Error> for Failure {
         use estop_integrity::Error as E;
         let (code, kind, hint) = match &error {
             E::WritersAlive { .. } => (Code::Refused, "writers-alive", "stop them first, or say --force"),
+            E::Conflict { .. } => {
+                (Code::Refused, "conflict", "`estop tx rollback TX`; look at what is there now, and begin again")
+            }
+            E::TooManyTransactions { .. } => {
+                (Code::Refused, "too-many-transactions", "`estop tx list STORE` shows them")
+            }
+            E::NoSuchTransaction { .. } => {
+                (Code::Failed, "no-such-transaction", "see `estop tx list STORE` and `estop log STORE`")
+            }
+            E::TransactionTooLarge { .. } => (Code::Usage, "transaction-too-large", "commit it in parts"),
+            E::Unfit { .. } => (Code::Usage, "path", "nothing was changed; see the message"),
+            E::CommitFailed { .. } => (Code::Failed, "commit-failed", "see the message for how the store is now"),
             refused if refused.is_refusal() => (Code::Refused, "locked", "wait for the other estop"),
             E::NoSuchPoint { .. } | E::AmbiguousSnapshot { .. } => {
                 (Code::Failed, "no-such-point", "see `estop snapshot list`")

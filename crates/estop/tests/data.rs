@@ -14,3 +14,5 @@ mod rotation;
 mod secrets;
 #[path = "data/snapshots.rs"]
 mod snapshots;
+#[path = "data/transactions.rs"]
+mod transactions;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::content::ContentId;
+use crate::transaction::{ChangedBy, TransactionId};
 use crate::writers::Writer;
 
 /// The result of an operation of this crate.
@@ -207,8 +208,8 @@ pub enum Error {
         /// The reason.
         detail: String,
     },
-    /// A rollback could not be ended, so the store may be between two states.
-    #[error("a rollback of {store} was interrupted: close the store and open it again, which ends it")]
+    /// A rollback or a commit could not be ended, so the store may be between two states.
+    #[error("a rollback or commit of {store} was interrupted: close the store and open it again, which ends it")]
     Interrupted {
         /// The store's name.
         store: String,
@@ -231,6 +232,64 @@ pub enum Error {
         /// Why.
         detail: String,
     },
+    /// Another change of a path came first.
+    #[error(
+        "nothing of transaction {transaction} was committed: {path} was changed {by}, after the transaction had read it; give it up, look at what is there, and begin again"
+    )]
+    Conflict {
+        /// The transaction that can't be committed.
+        transaction: TransactionId,
+        /// The first path that is not as the transaction found it.
+        path: String,
+        /// Who changed it.
+        by: ChangedBy,
+    },
+    /// There is no such open transaction.
+    #[error(
+        "{store} has no open transaction {transaction}: it ended, or was given up after a day; `estop log` shows whether it was committed"
+    )]
+    NoSuchTransaction {
+        /// The store's name.
+        store: String,
+        /// What was asked for.
+        transaction: String,
+    },
+    /// Too many transactions are open.
+    #[error("{store} has {limit} open transactions, which is the most: commit or roll back one of them first")]
+    TooManyTransactions {
+        /// The store's name.
+        store: String,
+        /// The most there can be.
+        limit: usize,
+    },
+    /// A transaction touches too many paths.
+    #[error("a transaction touches {limit} paths at most: commit it in parts")]
+    TransactionTooLarge {
+        /// The most there can be.
+        limit: usize,
+    },
+    /// An operation does not fit what is at the path, as the transaction sees it.
+    #[error("cannot {action} {path}: {detail}")]
+    Unfit {
+        /// What was wanted: "put", "delete", "rename".
+        action: &'static str,
+        /// The path.
+        path: String,
+        /// What does not fit.
+        detail: String,
+    },
+    /// The store refused what a transaction changes.
+    #[error("transaction {transaction} could not be done at {path} ({detail}): {outcome}")]
+    CommitFailed {
+        /// The transaction.
+        transaction: TransactionId,
+        /// Where it failed.
+        path: String,
+        /// Why.
+        detail: String,
+        /// How the store is now.
+        outcome: &'static str,
+    },
     /// A restore needs an empty directory.
     #[error("{path} is not empty: restore into an empty directory, or use `estop rollback` to put the store itself back", path = path.display())]
     TargetNotEmpty {
@@ -251,7 +310,10 @@ impl Error {
     /// Whether nothing was done because something forbids it for now (exit code 4), rather than because it failed.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::WritersAlive { .. } | Self::Locked { .. } => true,
+            Self::WritersAlive { .. }
+            | Self::Locked { .. }
+            | Self::Conflict { .. }
+            | Self::TooManyTransactions { .. } => true,
             Self::Durable(error) => matches!(error, estop_durable::Error::Locked { .. }),
             _ => false,
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use estop_durable::Kind;
-use estop_durable::chain::{Chain, Head, Options};
+use estop_durable::chain::{Chain, Head, Options, Reader};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::content::Mark;
 use crate::path::StorePath;
 use crate::snapshot::{Details, SnapshotId};
 use crate::state::Change;
+use crate::transaction::TransactionId;
 use crate::{Error, Result};
 
 pub use estop_durable::chain::Lsn;
@@ -79,6 +80,32 @@ pub enum Record {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A transaction is committed: from the last record of it on it is finished, even after a crash. Its contents are durable.
+    Transaction(Committed),
+    /// What a transaction changes is done in the store.
+    TransactionEnd {
+        /// When.
+        time: Timestamp,
+        /// The LSN of its last [`Record::Transaction`].
+        commit: Lsn,
+        /// How it ended; abandoned: the store refused it, and was put back.
+        outcome: Outcome,
+    },
+}
+
+/// What a transaction changes, or a part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Committed {
+    /// When it was committed.
+    pub time: Timestamp,
+    /// Which transaction.
+    pub transaction: TransactionId,
+    /// Which part this is, from 0.
+    pub part: u32,
+    /// It ends here. One without its end was not committed.
+    pub last: bool,
+    /// The changes.
+    pub changes: Vec<Change>,
 }
 
 /// Changes observed together, or a part of them.
@@ -121,6 +148,13 @@ pub enum Outcome {
     Differs,
     /// Given up before anything was changed.
     Abandoned,
+}
+
+impl Outcome {
+    /// Whether what was begun is done.
+    pub(crate) fn is_done(self) -> bool {
+        !matches!(self, Self::Abandoned)
+    }
 }
 
 /// The transaction log of one store: append-only, chained, the truth.
@@ -169,8 +203,14 @@ impl TransactionLog {
         let reader = self.chain.read_from(lsn.max(1))?;
         Ok(reader.map(|record| {
             let record = record?;
-            Ok((record.lsn, self.decode(record.lsn, &record.payload)?))
+            Ok((record.lsn, decode(&self.dir, record.lsn, &record.payload)?))
         }))
+    }
+
+    /// How often the log was synchronised with the device since it was opened: less often than there were commits, where several
+    /// came together.
+    pub fn synchronisations(&self) -> u64 {
+        self.chain.synchronisations()
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>> {
@@ -180,28 +220,47 @@ impl TransactionLog {
             detail: error.to_string(),
         })
     }
+}
 
-    fn decode(&self, lsn: Lsn, payload: &[u8]) -> Result<Record> {
-        let refused = |detail: String| Error::LogRecord { path: self.dir.clone(), lsn, detail };
-        match payload.split_first() {
-            Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
-                Ok((record, [])) => Ok(record),
-                Ok(_) => Err(refused("there is something behind its end".to_owned())),
-                Err(error) => Err(refused(error.to_string())),
-            },
-            Some((version, _)) => Err(refused(format!("it has format version {version}, this estop reads {VERSION}"))),
-            None => Err(refused("it is empty".to_owned())),
-        }
+/// The records of the log in `dir` from `lsn` on, without its lock: for looking at a log that another process writes.
+pub(crate) fn look_into(dir: &Path, lsn: Lsn) -> Result<impl Iterator<Item = Result<(Lsn, Record)>> + use<'_>> {
+    let reader = Reader::open_at(dir, KIND, lsn.max(1))?;
+    Ok(reader.map(move |record| {
+        let record = record?;
+        Ok((record.lsn, decode(dir, record.lsn, &record.payload)?))
+    }))
+}
+
+fn decode(dir: &Path, lsn: Lsn, payload: &[u8]) -> Result<Record> {
+    let refused = |detail: String| Error::LogRecord { path: dir.to_owned(), lsn, detail };
+    match payload.split_first() {
+        Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+            Ok((record, [])) => Ok(record),
+            Ok(_) => Err(refused("there is something behind its end".to_owned())),
+            Err(error) => Err(refused(error.to_string())),
+        },
+        Some((version, _)) => Err(refused(format!("it has format version {version}, this estop reads {VERSION}"))),
+        None => Err(refused("it is empty".to_owned())),
     }
 }
 
 /// Divides changes that were observed together into records.
 pub(crate) fn batch(time: Timestamp, changes: &[Change]) -> Vec<Record> {
+    divide(changes, |part, last, changes| Record::Changes(Changes { time, part, last, changes }))
+}
+
+/// Divides what a transaction changes into records.
+pub(crate) fn commitment(time: Timestamp, transaction: &TransactionId, changes: &[Change]) -> Vec<Record> {
+    divide(changes, |part, last, changes| {
+        Record::Transaction(Committed { time, transaction: transaction.clone(), part, last, changes })
+    })
+}
+
+fn divide(changes: &[Change], record: impl Fn(u32, bool, Vec<Change>) -> Record) -> Vec<Record> {
     let parts = changes.chunks(CHANGES_PER_RECORD);
     let count = parts.len();
     let part = |(at, chunk): (usize, &[Change])| {
-        let part = u32::try_from(at).unwrap_or(u32::MAX);
-        Record::Changes(Changes { time, part, last: at + 1 == count, changes: chunk.to_vec() })
+        record(u32::try_from(at).unwrap_or(u32::MAX), at + 1 == count, chunk.to_vec())
     };
     parts.enumerate().map(part).collect()
 }
@@ -216,19 +275,23 @@ pub(crate) struct Batches {
 impl Batches {
     /// Takes the next record of the log.
     pub(crate) fn take(&mut self, record: &mut Record) -> Option<Vec<Change>> {
-        let Record::Changes(part) = record else {
-            *self = Self::default();
-            return None;
+        let (part, last, changes) = match record {
+            Record::Changes(it) => (it.part, it.last, &mut it.changes),
+            Record::Transaction(it) => (it.part, it.last, &mut it.changes),
+            _ => {
+                *self = Self::default();
+                return None;
+            }
         };
-        if part.part == 0 {
+        if part == 0 {
             *self = Self::default();
         }
-        if part.part != self.next {
+        if part != self.next {
             return None;
         }
         self.next += 1;
-        self.pending.append(&mut part.changes);
-        part.last.then(|| std::mem::take(self).pending)
+        self.pending.append(changes);
+        last.then(|| std::mem::take(self).pending)
     }
 }
 
@@ -264,11 +327,11 @@ mod tests {
         let log = TransactionLog::open(dir.path()).unwrap();
         let mut payload = log.encode(&Record::RollbackApply { begin: 1 }).unwrap();
         payload.push(0);
-        assert!(matches!(log.decode(1, &payload), Err(Error::LogRecord { .. })));
+        assert!(matches!(decode(dir.path(), 1, &payload), Err(Error::LogRecord { .. })));
         payload.pop();
-        assert!(log.decode(1, &payload).is_ok());
+        assert!(decode(dir.path(), 1, &payload).is_ok());
         payload[0] = 99;
-        assert!(matches!(log.decode(1, &payload), Err(Error::LogRecord { .. })));
+        assert!(matches!(decode(dir.path(), 1, &payload), Err(Error::LogRecord { .. })));
     }
 
     #[test]

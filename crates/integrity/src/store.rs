@@ -101,7 +101,7 @@ impl Store {
             return Err(Error::OtherFilesystem { store: path, vault });
         }
         let identity = identify(&vault_tree, &path)?;
-        for part in ["packs", "staging", "trash"] {
+        for part in ["packs", "staging", "transactions", "trash"] {
             replace::create_dir(&vault.join(part), VAULT_MODE)?;
         }
         let (name, apart_from) = (config.name, config.apart_from);

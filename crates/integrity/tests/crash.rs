@@ -16,12 +16,14 @@ use estop_integrity::log::Outcome;
 use estop_integrity::progress::Silent;
 use estop_integrity::rollback::RollbackRequest;
 use estop_integrity::snapshot::Retention;
-use estop_integrity::{KBSnapshot, NewSnapshot, NoWriters, SnapshotManager, Store, StoreConfig};
+use estop_integrity::{KBSnapshot, NewSnapshot, NoWriters, SnapshotManager, Store, StoreConfig, StorePath};
 use killing::{FEWEST, fatal, kill_everywhere};
 use support::{Place, snapshot, to};
 
 const PLACE: &str = "ESTOP_TEST_PLACE";
 const ACTION: &str = "ESTOP_TEST_ACTION";
+/// What stands before the name of a transaction that is to be committed.
+const COMMIT: &str = "commit ";
 
 /// What the killed process does; run by name in a process of its own.
 #[test]
@@ -34,6 +36,10 @@ fn child() {
         "open" => {}
         "snapshot" => drop(manager.create(&NewSnapshot::default(), &NoWriters, &fatal()).unwrap()),
         "prune" => drop(manager.prune(&Retention { last: 1, ..Retention::default() }, false).unwrap()),
+        commit if commit.starts_with(COMMIT) => {
+            let transaction = manager.resume(&commit[COMMIT.len()..]).unwrap();
+            assert_eq!(transaction.commit(&fatal()).unwrap().together, 1);
+        }
         point => {
             let request = RollbackRequest::new(point.parse().unwrap());
             assert!(manager.rollback(&request, &NoWriters, &fatal()).unwrap().verified);
@@ -120,4 +126,79 @@ fn a_snapshot_killed_anywhere_is_there_whole_or_not_at_all() {
     };
     let kills = kill_everywhere(prepare, check);
     assert!(kills == 0 || kills > FEWEST / 5, "only {kills} kills");
+}
+
+/// A kept transaction over the store of [`changed_store`]: its name, the files before, and those after it.
+fn transaction_over(place: &Place) -> (String, Look, BTreeMap<PathBuf, Vec<u8>>) {
+    changed_store(place);
+    let manager = place.open();
+    snapshot(&manager);
+    place.write("changed", "edited, and not seen");
+    let path = |name: &str| name.parse::<StorePath>().unwrap();
+    let big = vec![7; 300_000];
+    let mut transaction = manager.begin();
+    transaction.put(&path("changed"), &mut &b"by the transaction"[..], None).unwrap();
+    transaction.put(&path("new/er/file"), &mut &b"new"[..], None).unwrap();
+    transaction.put(&path("big"), &mut big.as_slice(), None).unwrap();
+    transaction.delete(&path("link")).unwrap();
+    transaction.put(&path("link"), &mut &b"a file where a directory was"[..], None).unwrap();
+    transaction.delete(&path("d")).unwrap();
+    transaction.put(&path("d/x"), &mut &b"a directory where a file was"[..], None).unwrap();
+    transaction.rename(&path("extra"), &path("new/extra")).unwrap();
+    transaction.keep().unwrap();
+    let wanted: [(&str, &[u8]); 8] = [
+        ("kept", b"kept"),
+        ("one", b"another"),
+        ("changed", b"by the transaction"),
+        ("new/er/file", b"new"),
+        ("big", &big),
+        ("link", b"a file where a directory was"),
+        ("d/x", b"a directory where a file was"),
+        ("new/extra", b"extra"),
+    ];
+    let wanted = wanted.iter().map(|(name, content)| (PathBuf::from(name), content.to_vec())).collect();
+    (transaction.id().to_string(), place.look(), wanted)
+}
+
+fn contents(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
+    let names = place.look().into_keys().filter(|name| place.kb().join(name).is_file());
+    names.map(|name| (name.clone(), fs::read(place.kb().join(name)).unwrap())).collect()
+}
+
+#[test]
+fn a_commit_killed_anywhere_is_done_whole_or_not_at_all() {
+    let (old, new) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let prepare = |place: &Place| {
+        let (id, before, wanted) = transaction_over(place);
+        (format!("{COMMIT}{id}"), (id, before, wanted))
+    };
+    let check = |place: &Place, (id, before, wanted): &(String, Look, BTreeMap<PathBuf, Vec<u8>>), when: &str| {
+        let manager = place.open();
+        let recovered = manager.recovered_transactions();
+        assert!(recovered.iter().all(|it| it.outcome == Outcome::Verified), "{when}: {recovered:?}");
+        if contents(place) == *wanted {
+            new.fetch_add(1, Ordering::Relaxed);
+            assert!(manager.committed(id).unwrap().is_some(), "{when}: the log does not know it");
+            assert!(manager.resume(id).is_err(), "{when}: it is done, and open");
+        } else {
+            assert_eq!(&place.look(), before, "{when}: neither the old nor the new state");
+            old.fetch_add(1, Ordering::Relaxed);
+            assert!(
+                manager.committed(id).unwrap().is_none(),
+                "{when}: nothing of it is done, and the log says that it is"
+            );
+            manager.resume(id).unwrap().commit(&Silent).unwrap();
+            assert_eq!(&contents(place), wanted, "{when}: committed again");
+        }
+        assert_eq!(manager.status(&Silent).unwrap().dirty_files, 0, "{when}: not all of it is known");
+        let made = snapshot(&manager);
+        assert!(manager.verify(&to(&made), &Silent).unwrap().ok, "{when}");
+        drop(manager);
+        let manager = place.open();
+        assert!(manager.recovered_transactions().is_empty(), "{when}: recovered a second time");
+        assert_eq!(fs::read_dir(place.vault().join("staging")).unwrap().count(), 0, "{when}");
+    };
+    let kills = kill_everywhere(prepare, check);
+    eprintln!("{kills} kills: {} ended in the old state, {} in the new", old.into_inner(), new.into_inner());
+    assert!(kills == 0 || kills > FEWEST / 2, "only {kills} kills: were the calls traced?");
 }

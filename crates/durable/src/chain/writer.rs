@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::segment::{Anchor, Found, LIMIT, Name, OVERHEAD, RECORDS_AT, Segment, encode_record, read_record};
@@ -22,6 +23,8 @@ pub struct Chain {
     options: Options,
     queue: Mutex<Queue>,
     written: Condvar,
+    /// How often a batch was synchronised.
+    synchronisations: AtomicU64,
     _lock: Lock,
 }
 
@@ -64,7 +67,8 @@ impl Chain {
             None => (create_segment(dir, options, Head::EMPTY, 0)?, Head::EMPTY),
         };
         let queue = Queue { pending: Vec::new(), queued: head, durable: head, tail: Some(tail), failure: None };
-        Ok(Self { dir: dir.to_owned(), options, queue: Mutex::new(queue), written: Condvar::new(), _lock: lock })
+        let (queue, written, synchronisations) = (Mutex::new(queue), Condvar::new(), AtomicU64::new(0));
+        Ok(Self { dir: dir.to_owned(), options, queue, written, synchronisations, _lock: lock })
     }
 
     /// Appends one record. It is durable when this returns.
@@ -100,6 +104,11 @@ impl Chain {
     /// The last durable record.
     pub fn head(&self) -> Head {
         self.queue().durable
+    }
+
+    /// How often records were synchronised since the chain was opened: once for all that came together.
+    pub fn synchronisations(&self) -> u64 {
+        self.synchronisations.load(Ordering::Relaxed)
     }
 
     /// The records from `lsn` to the present head. `lsn` may be one past the head: then there are none.
@@ -174,6 +183,7 @@ impl Chain {
         }
         tail.file.write_all_at(batch, tail.end).context("write", &tail.path)?;
         tail.file.sync_data().context("synchronise", &tail.path)?;
+        self.synchronisations.fetch_add(1, Ordering::Relaxed);
         tail.end += batch.len() as u64;
         tail.note(after, false)?;
         Ok(tail)

@@ -139,6 +139,17 @@ pub enum Command {
         #[arg(long)]
         privileges: bool,
     },
+    /// Change several files of a store together, or none of them
+    #[command(subcommand)]
+    Tx(TxCommand),
+    /// Show a store's transaction log: every operation on every path
+    Log {
+        /// A configured name, or a directory's path
+        store: String,
+        /// Go on showing what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Secrets
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -393,6 +404,68 @@ pub enum SnapshotCommand {
         #[arg(long)]
         privileges: bool,
     },
+}
+
+/// Transactions.
+#[derive(Debug, Subcommand)]
+pub enum TxCommand {
+    /// Begin one, and print its id; it waits a day for its end
+    Begin {
+        /// A configured name, or a directory's path
+        store: String,
+    },
+    /// Put a file; its content is read from standard input
+    Put {
+        /// The transaction's id
+        tx: String,
+        /// The file, as it is named in the store
+        path: PathBuf,
+        /// Read the content from this file instead
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Its permission bits, octal; those of the file that is there, or what fits the directory, if none are given
+        #[arg(long, value_name = "MODE", value_parser = permission_bits)]
+        mode: Option<u32>,
+    },
+    /// Delete a file, or a directory with all that is in it
+    Delete {
+        /// The transaction's id
+        tx: String,
+        /// The path, as it is named in the store
+        path: PathBuf,
+    },
+    /// Give a file, or a directory with all that is in it, another name
+    Rename {
+        /// The transaction's id
+        tx: String,
+        /// The path, as it is named in the store
+        path: PathBuf,
+        /// Its new path
+        to: PathBuf,
+    },
+    /// Do all of it, unless something that it touches was changed meanwhile
+    Commit {
+        /// The transaction's id
+        tx: String,
+        /// Have the jobs that write to the store stand still meanwhile, so that they never see half of it
+        #[arg(long)]
+        freeze: bool,
+    },
+    /// Give it up
+    Rollback {
+        /// The transaction's id
+        tx: String,
+    },
+    /// List those that wait for their end
+    List {
+        /// A configured name, or a directory's path
+        store: String,
+    },
+}
+
+fn permission_bits(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "three octal digits at most, such as 644".to_owned())
 }
 
 /// Secrets.

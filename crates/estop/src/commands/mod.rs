@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 mod helper;
 mod incident;
 mod inspect;
+mod log;
 pub(crate) mod logging;
 mod logs;
 mod now;
@@ -14,6 +15,7 @@ mod run;
 mod secret;
 mod snapshot;
 mod status;
+mod tx;
 pub(crate) mod up;
 mod workload;
 
@@ -89,6 +91,8 @@ fn at(site: &Site, command: Command, output: &Output) -> Result<Code> {
         Command::Rollback { store, to, paths, dry_run, force, privileges } => {
             snapshot::rollback(site, &store, &to, &paths, snapshot::How { dry_run, force, privileges }, output)
         }
+        Command::Tx(command) => tx::tx(site, command, output),
+        Command::Log { store, follow } => log::log(site, &store, follow, output),
         Command::Secret(command) => secret::secret(site, command, output),
         Command::Rotate { names, exposed_to, all, emergency, dry_run, revoke_anyway } => {
             let which = rotate::Which { names, exposed_to, all };

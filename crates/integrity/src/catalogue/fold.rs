@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Catalogue, OPEN, Pending, short_hash, signed, unsigned};
+use super::{Applying, Catalogue, OPEN, Pending, short_hash, signed, unsigned};
 use crate::Result;
 use crate::content::{ContentId, Location};
 use crate::log::{Batches, Lsn, Record};
@@ -22,16 +22,19 @@ impl Catalogue {
         contents: impl IntoIterator<Item = (ContentId, Location)>,
         checksum: Option<StateChecksum>,
     ) -> Result<()> {
-        let before = self.facts.clone();
+        let before = (self.facts.clone(), self.applying.clone());
         self.sql("write", || self.connection.execute_batch("BEGIN IMMEDIATE"))?;
         let folded = self.fold_all(records, contents, checksum).and_then(|()| {
             self.set_fact("facts", &self.facts)?;
+            if self.applying != before.1 {
+                self.set_fact("applying", &self.applying)?;
+            }
             self.sql("write", || self.connection.execute_batch("COMMIT"))
         });
         if folded.is_err() {
             // The first error is the one to report; without the commit nothing of this stays.
             let _ = self.connection.execute_batch("ROLLBACK");
-            self.facts = before;
+            (self.facts, self.applying) = before;
         }
         folded
     }
@@ -96,6 +99,17 @@ impl Catalogue {
             }
             Record::RollbackEnd { time, .. } => {
                 self.facts.pending = None;
+                self.add_moment(lsn, *time)?;
+            }
+            Record::Transaction(part) => {
+                if let Some(changes) = joined {
+                    self.fold_changes(lsn, &changes)?;
+                    self.add_moment(lsn, part.time)?;
+                    self.applying.push(Applying { commit: lsn, first: lsn - Lsn::from(part.part) });
+                }
+            }
+            Record::TransactionEnd { time, commit, .. } => {
+                self.applying.retain(|applying| applying.commit != *commit);
                 self.add_moment(lsn, *time)?;
             }
         }

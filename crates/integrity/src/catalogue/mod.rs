@@ -61,6 +61,15 @@ pub(crate) struct Facts {
     pub(crate) pending: Option<Pending>,
 }
 
+/// A transaction that is committed and not yet known to be done in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub(crate) struct Applying {
+    /// Its last record.
+    pub(crate) commit: Lsn,
+    /// Its first record.
+    pub(crate) first: Lsn,
+}
+
 /// The catalogue of one store.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
@@ -68,6 +77,8 @@ pub(crate) struct Catalogue {
     store: String,
     connection: Connection,
     pub(crate) facts: Facts,
+    /// Transactions under way, in order.
+    pub(crate) applying: Vec<Applying>,
 }
 
 impl Catalogue {
@@ -79,6 +90,7 @@ impl Catalogue {
             store: store.to_owned(),
             connection,
             facts: Facts { vault, ..Facts::default() },
+            applying: Vec::new(),
         };
         catalogue.prepare()?;
         let facts: Option<Facts> = catalogue.fact("facts")?;
@@ -86,10 +98,16 @@ impl Catalogue {
             Some(facts) if facts.vault != vault => Err(catalogue.damaged("it belongs to another vault")),
             Some(facts) => {
                 catalogue.facts = facts;
+                catalogue.applying = catalogue.fact("applying")?.unwrap_or_default();
                 Ok(catalogue)
             }
             None => Ok(catalogue),
         }
+    }
+
+    /// Whether a rollback or a transaction is under way.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.facts.pending.is_some() || !self.applying.is_empty()
     }
 
     /// Removes the catalogue's files, so that a new one can be made.

@@ -82,7 +82,7 @@ pub(super) fn capture_all(
     unlocked.collect()
 }
 
-fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
+pub(super) fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
     match walked.stat.kind {
         NodeKind::File => capture_file(tree, walked, sink),
         NodeKind::Directory => capture_directory(tree, walked, sink),

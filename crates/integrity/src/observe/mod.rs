@@ -4,6 +4,7 @@
 //! trait: they know what may have changed, and look only there.
 
 mod capture;
+mod named;
 mod scan;
 mod walk;
 
@@ -16,6 +17,7 @@ use crate::platform::Tree;
 use crate::progress::Progress;
 use crate::state::{Change, State};
 
+pub(crate) use named::{Named, look_at};
 pub(crate) use scan::Scan;
 
 /// So many of the paths that were left out are named.

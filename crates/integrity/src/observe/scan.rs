@@ -20,10 +20,10 @@ use crate::state::{Change, Meta, Node, Seen, State, Version};
 pub(crate) struct Scan;
 
 /// A name to be read, with what is known about it.
-struct Differing<'a> {
-    walked: &'a Walked,
-    link: Option<&'a StorePath>,
-    before: Option<&'a Version>,
+pub(super) struct Differing<'a> {
+    pub(super) walked: &'a Walked,
+    pub(super) link: Option<&'a StorePath>,
+    pub(super) before: Option<&'a Version>,
 }
 
 impl Observer for Scan {
@@ -150,7 +150,7 @@ fn without_orphans(known: &State, changes: &[Change]) -> Vec<Change> {
     paths.into_iter().map(change).filter(|change| change.before != change.after).collect()
 }
 
-fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>) -> bool {
+pub(super) fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>) -> bool {
     let stat = &walked.stat;
     let meta = &version.meta;
     let same_node = match &version.node {
@@ -165,7 +165,7 @@ fn looks_different(version: &Version, walked: &Walked, link: Option<&StorePath>)
     !(same_node && same_meta && same_seen) || version.seen.unsure
 }
 
-fn version_of(item: &Differing<'_>, captured: Captured) -> Option<Version> {
+pub(super) fn version_of(item: &Differing<'_>, captured: Captured) -> Option<Version> {
     let (stat, attributes, content, size, unsure) = match captured {
         Captured::Gone | Captured::Mount => return None,
         Captured::Read { stat, attributes, content, size, unsure, .. } => (stat, attributes, content, size, unsure),

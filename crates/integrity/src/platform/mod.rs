@@ -19,7 +19,7 @@ use windows as system;
 
 pub(crate) use node::{Listed, NodeKind, Refusal, Stat};
 pub use open_by::OpenBy;
-pub(crate) use system::meta::{Privileges, meta_detail, read_attributes, same_meta, write_meta};
+pub(crate) use system::meta::{Privileges, fresh, meta_detail, read_attributes, same_meta, set_mode, write_meta};
 pub use system::names::quoted;
 pub(crate) use system::names::{from_path, given, same_name, to_path};
 pub(crate) use system::owner::{Ownership, exposure, let_owner_in};

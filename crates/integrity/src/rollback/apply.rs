@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::verify::Failure;
 
 /// The place in the vault where one rollback prepares its files, and where what it moves aside goes.
-pub(super) struct Workshop<'a> {
+pub(crate) struct Workshop<'a> {
     store: &'a Store,
     number: Lsn,
     trashed: u64,
@@ -24,7 +24,7 @@ pub(super) struct Workshop<'a> {
 
 impl<'a> Workshop<'a> {
     /// Makes the places for the rollback that began at `begin`; what an interrupted one had prepared is thrown away.
-    pub(super) fn open(store: &'a Store, begin: Lsn) -> Result<Self> {
+    pub(crate) fn open(store: &'a Store, begin: Lsn) -> Result<Self> {
         clear_staging(store)?;
         let staging = store.vault().join("staging").join(begin.to_string());
         std::fs::create_dir(&staging).context("make the directory", &staging)?;
@@ -39,12 +39,12 @@ impl<'a> Workshop<'a> {
     }
 
     /// Where what was moved aside lies; `None` if nothing was.
-    pub(super) fn trash(&self) -> Option<PathBuf> {
+    pub(crate) fn trash(&self) -> Option<PathBuf> {
         (self.trashed > 0).then(|| self.store.vault().join("trash").join(self.number.to_string()))
     }
 
     /// Prepares every file of the plan, with its metadata, and makes all of it durable. Gives the numbers of those that can't be.
-    pub(super) fn stage(
+    pub(crate) fn stage(
         &self,
         plan: &Plan,
         materials: &Materials<'_>,
@@ -73,7 +73,7 @@ impl<'a> Workshop<'a> {
 
     /// Carries the plan out in the store. `live` is how the store was last seen. A step that fails is told and left out: the others
     /// are done all the same.
-    pub(super) fn apply(
+    pub(crate) fn apply(
         &mut self,
         plan: &Plan,
         live: &State,
@@ -146,7 +146,7 @@ impl<'a> Workshop<'a> {
     }
 
     /// Removes what was prepared and not needed, and the trash if it is empty.
-    pub(super) fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         if self.trashed == 0 {
             let trash = self.store.vault().join("trash").join(self.number.to_string());
             std::fs::remove_dir(&trash).context("remove", &trash)?;
@@ -173,7 +173,7 @@ fn open_up(tree: &Tree, plan: &Plan, live: &State) {
 }
 
 /// Throws away whatever rollbacks have prepared.
-pub(super) fn clear_staging(store: &Store) -> Result<()> {
+pub(crate) fn clear_staging(store: &Store) -> Result<()> {
     let staging = store.vault().join("staging");
     for entry in std::fs::read_dir(&staging).context("list", &staging)? {
         let path = entry.context("list", &staging)?.path();

@@ -4,8 +4,8 @@
 //! renames; a look at the store that reads back what was put there; the end, durable. A crash before the decision leaves the old state,
 //! one after it the new: opening the store finishes it. History is never erased: the rollback is a change at a new LSN.
 
-mod apply;
-mod plan;
+pub(crate) mod apply;
+pub(crate) mod plan;
 mod point;
 mod report;
 
@@ -94,6 +94,9 @@ impl SnapshotManager {
     ) -> Result<RollbackReport> {
         let started = Instant::now();
         let mut inner = self.inner();
+        if inner.catalogue.is_interrupted() {
+            return Err(Error::Interrupted { store: self.store.name().to_owned() });
+        }
         let to_lsn = self.resolve(&inner, &request.to)?.lsn;
         let everything = inner.catalogue.state_at(to_lsn)?;
         let request = &RollbackRequest { paths: self.spelled(&request.paths, &everything)?, ..request.clone() };

@@ -9,7 +9,7 @@ use crate::verify::difference;
 
 /// The paths a rollback is about: these and what is below them; none: all.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Selection<'a>(pub(super) &'a [StorePath]);
+pub(crate) struct Selection<'a>(pub(crate) &'a [StorePath]);
 
 impl Selection<'_> {
     fn holds(self, path: &StorePath) -> bool {
@@ -17,7 +17,7 @@ impl Selection<'_> {
     }
 
     /// The selected part of `state`. Hard links to names outside are not seen as such.
-    pub(super) fn of(self, state: &State) -> State {
+    pub(crate) fn of(self, state: &State) -> State {
         if self.0.is_empty() {
             return state.clone();
         }
@@ -48,36 +48,36 @@ fn relink(part: &mut BTreeMap<StorePath, Version>) {
 
 /// A file or symbolic link to be put in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Put {
-    pub(super) path: StorePath,
-    pub(super) version: Version,
+pub(crate) struct Put {
+    pub(crate) path: StorePath,
+    pub(crate) version: Version,
     /// It is another name of the file put by this number.
-    pub(super) same_as: Option<usize>,
+    pub(crate) same_as: Option<usize>,
 }
 
 /// Every step, in the order of the fields; within a field in the order of the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// To be moved away, with everything below.
-    pub(super) removals: Vec<StorePath>,
+    pub(crate) removals: Vec<StorePath>,
     /// Directories to be made.
-    pub(super) directories: Vec<StorePath>,
+    pub(crate) directories: Vec<StorePath>,
     /// Files and symbolic links to be put in place.
-    pub(super) puts: Vec<Put>,
+    pub(crate) puts: Vec<Put>,
     /// Files of which only the metadata differs.
-    pub(super) dressings: Vec<(StorePath, Meta)>,
+    pub(crate) dressings: Vec<(StorePath, Meta)>,
     /// Metadata of directories, deepest first: what is done in one changes its time.
-    pub(super) directory_metas: Vec<(StorePath, Meta)>,
+    pub(crate) directory_metas: Vec<(StorePath, Meta)>,
     /// Files and links removed, including those below a removed directory.
-    pub(super) removed_files: u64,
+    pub(crate) removed_files: u64,
     /// Files and links that are as they should be.
-    pub(super) unchanged_files: u64,
+    pub(crate) unchanged_files: u64,
 }
 
 impl Plan {
     /// What makes the selected part `current` into `wanted`. `everything` is the whole state at the recovery point, from which
     /// directories above the selection come that are no longer there.
-    pub(super) fn between(
+    pub(crate) fn between(
         current: &State,
         wanted: &State,
         everything: &State,
@@ -194,12 +194,12 @@ impl Plan {
     }
 
     /// Files whose content or metadata is put back.
-    pub(super) fn restored_files(&self) -> u64 {
+    pub(crate) fn restored_files(&self) -> u64 {
         self.puts.len() as u64 + self.dressings.len() as u64
     }
 
     /// Files whose set-uid or set-gid bits or capabilities are held back.
-    pub(super) fn withheld(&self, privileges: Privileges) -> Vec<String> {
+    pub(crate) fn withheld(&self, privileges: Privileges) -> Vec<String> {
         let puts = self.puts.iter().map(|put| (&put.path, &put.version.meta));
         let all = puts.chain(self.dressings.iter().map(|(path, meta)| (path, meta)));
         let held = all.filter(|(_, meta)| privileges.allowed(meta, false) != **meta);
@@ -207,7 +207,7 @@ impl Plan {
     }
 
     /// Bytes of content put back; a file with several names counts once.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.puts.iter().filter(|put| put.same_as.is_none()).map(|put| put.version.size()).sum()
     }
 }

@@ -56,7 +56,7 @@ impl SnapshotManager {
         progress: &dyn Progress,
     ) -> Result<KBSnapshot> {
         let started = Instant::now();
-        if inner.catalogue.facts.pending.is_some() {
+        if inner.catalogue.is_interrupted() {
             return Err(Error::Interrupted { store: self.store.name().to_owned() });
         }
         // Before a rollback it may be the damage that one would note.

@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::rollback::Recovered;
 use crate::state::State;
 use crate::store::Store;
+use crate::transaction::{Queue, RecoveredTransaction};
 use crate::{Error, Result};
 
 pub use create::NewSnapshot;
@@ -38,8 +39,10 @@ pub struct SnapshotManager {
     pub(crate) store: Store,
     pub(crate) packs: Packs,
     pub(crate) log: TransactionLog,
+    pub(crate) queue: Queue,
     inner: Mutex<Inner>,
     recovered: Option<Recovered>,
+    recovered_transactions: Vec<RecoveredTransaction>,
 }
 
 /// What changes with every operation.
@@ -66,7 +69,7 @@ pub struct RebuildReport {
 }
 
 impl SnapshotManager {
-    /// Opens the snapshots of `store`: folds what the catalogue lacks, and finishes or gives up a rollback that a crash interrupted.
+    /// Opens the snapshots of `store`: folds what the catalogue lacks, and finishes or gives up what a crash interrupted.
     ///
     /// # Errors
     /// [`Error::CatalogueDamaged`], which names the command that helps; [`Error::Durable`] if the log is damaged or in use;
@@ -84,8 +87,11 @@ impl SnapshotManager {
         let state = catalogue.current_state()?;
         catalogue.set_current_checksum(state.checksum())?;
         let inner = Inner { catalogue, state, observer: Box::<Scan>::default() };
-        let mut manager = Self { store, packs, log, inner: Mutex::new(inner), recovered: None };
+        let (inner, queue) = (Mutex::new(inner), Queue::default());
+        let mut manager = Self { store, packs, log, queue, inner, recovered: None, recovered_transactions: Vec::new() };
+        manager.recovered_transactions = manager.recover_transactions()?;
         manager.recovered = manager.recover()?;
+        manager.expire_transactions()?;
         Ok(manager)
     }
 
@@ -126,6 +132,16 @@ impl SnapshotManager {
     /// The rollback that opening the store finished or gave up, because a crash had interrupted it.
     pub fn recovered(&self) -> Option<&Recovered> {
         self.recovered.as_ref()
+    }
+
+    /// The commits that opening the store completed, because a crash had interrupted them.
+    pub fn recovered_transactions(&self) -> &[RecoveredTransaction] {
+        &self.recovered_transactions
+    }
+
+    /// The transaction log.
+    pub fn log(&self) -> &TransactionLog {
+        &self.log
     }
 
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {

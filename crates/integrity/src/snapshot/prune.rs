@@ -115,7 +115,8 @@ impl SnapshotManager {
         if inner.catalogue.facts.folded != self.lsn() {
             return Ok(Tidied::default());
         }
-        let needed = inner.catalogue.contents_referred_to()?;
+        let mut needed = inner.catalogue.contents_referred_to()?;
+        needed.extend(self.kept_contents()?);
         let emptied = self.packs.evacuate(&needed)?;
         self.commit(inner, Vec::new())?;
         self.packs.forget(&emptied);

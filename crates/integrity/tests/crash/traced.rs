@@ -1,6 +1,8 @@
 //! Killing, and failing, at every system call that changes a file: by `strace --inject`. Where there is no strace (or it may not
 //! trace), the tests say so and pass.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +11,7 @@ use estop_integrity::rollback::RollbackRequest;
 use estop_integrity::snapshot::Retention;
 use estop_integrity::{KBSnapshot, NoWriters};
 
-use super::{ACTION, Look, PLACE, changed_store};
+use super::{ACTION, COMMIT, Look, PLACE, changed_store, contents, transaction_over};
 use crate::support::{Place, snapshot, to};
 
 /// The calls that change files, and every how many of each are tried: strace counts each of them by itself.
@@ -195,4 +197,32 @@ fn a_rollback_on_a_failing_device_ends_in_the_old_or_the_new_state() {
         }
     }
     assert!(failures > 3, "only {failures} of the failures were felt");
+}
+
+#[test]
+fn a_commits_recovery_killed_anywhere_is_taken_up_again() {
+    if !strace_works() {
+        return;
+    }
+    // The rename at which to kill, so that the commit is decided and half of it done.
+    let half = (1..20).find(|at| {
+        let place = Place::new();
+        let (id, before, wanted) = transaction_over(&place);
+        let killed = matches!(run(&place, &format!("{COMMIT}{id}"), ("renameat2", *at), KILL), Died::Killed);
+        killed && place.look() != before && contents(&place) != wanted && place.kb().join("new").exists()
+    });
+    let half = half.expect("a rename at which the commit is half done");
+    let interrupt = |place: &Place| {
+        let (id, _, wanted) = transaction_over(place);
+        assert!(matches!(run(place, &format!("{COMMIT}{id}"), ("renameat2", half), KILL), Died::Killed));
+        ("open".to_owned(), (id, wanted))
+    };
+    let check = |place: &Place, (id, wanted): &(String, BTreeMap<PathBuf, Vec<u8>>), when: &str| {
+        let manager = place.open();
+        assert_eq!(&contents(place), wanted, "{when}");
+        assert!(manager.committed(id).unwrap().is_some(), "{when}");
+        assert!(manager.open_transactions().unwrap().is_empty(), "{when}");
+    };
+    let kills = kill_everywhere(interrupt, check);
+    assert!(kills > 20, "only {kills} kills");
 }

@@ -16,8 +16,8 @@ use crate::cli::args::SnapshotCommand;
 use crate::engine::stores::{JobWriters, Place};
 use crate::failure::{Code, Failure, Result};
 use crate::site::Site;
-use progress::Bars;
-pub(super) use rollback::{How, rollback};
+pub(super) use progress::{Bars, Steadfast};
+pub(super) use rollback::{How, inside, rollback};
 
 /// The answer of `list`.
 #[derive(Serialize)]
@@ -60,12 +60,15 @@ pub(super) fn snapshot(site: &Site, command: SnapshotCommand, output: &Output) -
     }
 }
 
-/// Opens the store, saying so if an interrupted rollback was ended by that.
-fn open(site: &Site, store: &str, output: &Output) -> Result<(Place, SnapshotManager)> {
+/// Opens the store, saying so if something interrupted was ended by that.
+pub(super) fn open(site: &Site, store: &str, output: &Output) -> Result<(Place, SnapshotManager)> {
     let place = Place::find(site, store)?;
     let manager = place.open()?;
     if let Some(recovered) = manager.recovered() {
         output.warn(&text::recovered(&place.name, recovered));
+    }
+    for recovered in manager.recovered_transactions() {
+        output.warn(&text::completed(&place.name, recovered));
     }
     Ok((place, manager))
 }

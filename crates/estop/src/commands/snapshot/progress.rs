@@ -17,7 +17,7 @@ use crate::cli::Output;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A bar on standard error, if somebody sits there and it takes long.
-pub(super) struct Bars<'a> {
+pub(in crate::commands) struct Bars<'a> {
     shown: bool,
     started: Instant,
     bar: Mutex<Option<(Phase, ProgressBar)>>,
@@ -25,13 +25,13 @@ pub(super) struct Bars<'a> {
 }
 
 impl<'a> Bars<'a> {
-    pub(super) fn new(output: &Output) -> Self {
+    pub(in crate::commands) fn new(output: &Output) -> Self {
         let shown = !output.json && !output.quiet && std::io::stderr().is_terminal();
         Self { shown, started: Instant::now(), bar: Mutex::new(None), steadfast: None }
     }
 
     /// Answers a Ctrl-C that `steadfast` held back.
-    pub(super) fn answering(mut self, steadfast: &'a Steadfast) -> Self {
+    pub(in crate::commands) fn answering(mut self, steadfast: &'a Steadfast) -> Self {
         self.steadfast = Some(steadfast);
         self
     }
@@ -89,14 +89,14 @@ fn new_bar(phase: Phase, total: u64) -> ProgressBar {
 
 /// While this lives, a first Ctrl-C (or SIGTERM) does not end the process; a second one does. For work that is better finished than
 /// broken off, although breaking it off harms nothing: the next opening of the store ends it.
-pub(super) struct Steadfast {
+pub(in crate::commands) struct Steadfast {
     pressed: Arc<AtomicBool>,
     answered: AtomicBool,
     registered: Vec<SigId>,
 }
 
 impl Steadfast {
-    pub(super) fn begin() -> Self {
+    pub(in crate::commands) fn begin() -> Self {
         let pressed = Arc::new(AtomicBool::new(false));
         let mut registered = Vec::new();
         for signal in [SIGINT, SIGTERM] {

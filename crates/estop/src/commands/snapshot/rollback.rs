@@ -54,7 +54,7 @@ pub(in crate::commands) fn rollback(
 }
 
 /// `path` as it is named in the store: relative to it, or absolute and in it.
-fn inside(place: &Place, path: &Path) -> Result<StorePath> {
+pub(in crate::commands) fn inside(place: &Place, path: &Path) -> Result<StorePath> {
     let relative = if path.is_absolute() {
         let outside = || {
             let message = format!("{} is not in the store {}", path.display(), place.path.display());

@@ -6,6 +6,7 @@ use estop_integrity::quoted;
 use estop_integrity::rollback::Recovered;
 use estop_integrity::snapshot::{Consistency, Difference, PruneReport, RebuildReport, RestoreReport, SnapshotDiff};
 use estop_integrity::state::ChangeKind;
+use estop_integrity::transaction::RecoveredTransaction;
 use estop_integrity::verify::{VerifyError, VerifyReport};
 use estop_integrity::{KBSnapshot, RollbackReport};
 use serde_json::{Value, json};
@@ -38,6 +39,19 @@ pub(super) fn recovered(store: &str, recovered: &Recovered) -> String {
         _ => format!("was finished, and {} do not match", counted(recovered.errors.len() as u64, "path", "paths")),
     };
     format!("a rollback of {store} to lsn:{} that had been interrupted {how}", recovered.to_lsn)
+}
+
+pub(super) fn completed(store: &str, recovered: &RecoveredTransaction) -> String {
+    let RecoveredTransaction { transaction, lsn, .. } = recovered;
+    let how = match word(&json!(recovered)["outcome"]).as_str() {
+        "verified" => "was completed".to_owned(),
+        "abandoned" => "could not be completed, and all that it had changed was put back".to_owned(),
+        _ => format!(
+            "could be completed only in part: `estop snapshot diff {} lsn:{lsn}` shows what differs",
+            quoted(store)
+        ),
+    };
+    format!("the commit of transaction {transaction} in {store} (lsn:{lsn}) that had been interrupted {how}")
 }
 
 pub(super) fn created(snapshot: &KBSnapshot) -> String {

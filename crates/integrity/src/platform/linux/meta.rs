@@ -44,6 +44,19 @@ impl Privileges {
     }
 }
 
+/// What stands beside a file or directory that is made by a transaction in a directory with the metadata `above`: it belongs to whom
+/// that belongs to, and whoever may use that may use it.
+pub(crate) fn fresh(above: &Meta, directory: bool, mtime: FileTime) -> Meta {
+    let mode = if directory { above.mode & 0o2777 | 0o700 } else { above.mode & 0o666 | 0o600 };
+    Meta { mode, uid: above.uid, gid: above.gid, mtime, attributes: Vec::new() }
+}
+
+/// Gives it these permission bits in place of what said before who may use it.
+pub(crate) fn set_mode(meta: &mut Meta, mode: u32) {
+    meta.mode = mode & 0o777;
+    meta.attributes.retain(|attribute| attribute.name != b"system.posix_acl_access");
+}
+
 /// The attributes that are kept: the user's, access control lists, and file capabilities.
 fn is_kept(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == CAPABILITY

@@ -43,6 +43,17 @@ pub(super) const KEPT: u32 =
 const OWNER: &[u8] = b"security.owner";
 const ACCESS: &[u8] = b"security.rules";
 
+/// What stands beside a file or directory that is made by a transaction in a directory with the metadata `above`: it has the owner and
+/// the rules of that.
+pub(crate) fn fresh(above: &Meta, _directory: bool, mtime: FileTime) -> Meta {
+    let handed_down = |attribute: &&Attribute| [OWNER, ACCESS].contains(&attribute.name.as_slice());
+    let attributes = above.attributes.iter().filter(handed_down).cloned().collect();
+    Meta { mode: 0, uid: 0, gid: 0, mtime, attributes }
+}
+
+/// There are no permission bits here.
+pub(crate) fn set_mode(_meta: &mut Meta, _mode: u32) {}
+
 /// Reads when it was created, its owner and its access rules, in order of their names.
 pub(crate) fn read_attributes(file: &impl AsNative) -> io::Result<Vec<Attribute>> {
     let created = basic(file)?.CreationTime.to_le_bytes().to_vec();
