@@ -39,7 +39,7 @@ impl Packs {
     ) -> Result<(ContentId, u64)> {
         let mut whole = blake3::Hasher::new();
         let mut sketch = Sketch::default();
-        let mut map = Chunks { next: Division::Chunks, size: 0, chunks: Vec::new(), sketch: Vec::new() };
+        let mut map = Chunks { next: Division::Chunks, size: 0, pieces: Vec::new(), sketch: Vec::new() };
         let mut new = 0;
         for chunk in StreamCDC::new(source, LEAST_BYTES, AVERAGE_BYTES, MOST_BYTES) {
             let bytes = chunk.map_err(std::io::Error::from).context("read", path)?.data;
@@ -52,7 +52,7 @@ impl Packs {
             }
             map.size += bytes.len() as u64;
             // At most `MOST_BYTES`.
-            map.chunks.push((id, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
+            map.pieces.push((id, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
         }
         let id = ContentId(*whole.finalize().as_bytes());
         let size = map.size;
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn pages_are_told_from_what_is_inserted_and_appended() {
-        let map = |size: u64, sketch: Vec<u32>| Chunks { next: Division::Chunks, size, chunks: Vec::new(), sketch };
+        let map = |size: u64, sketch: Vec<u32>| Chunks { next: Division::Chunks, size, pieces: Vec::new(), sketch };
         let size = 100 << 20;
         let before = map(size, (0..1600).collect());
         let overwritten = map(size, (0..1600).map(|at| if at % 100 == 0 { 5000 } else { at }).collect());

@@ -6,7 +6,7 @@
 //! A page map needs a hash and a place for each page: 4.5 MB for 554 MB. That must not be written again for each snapshot, so a map may
 //! tell only how its content differs from another one (its base, the version before), whose map tells the rest. Against the usual
 //! alternative, a tree of maps with shared branches: 1 % of the pages, changed here and there, reaches three of ten branches of even
-//! 32 pages, so the tree would write 1.2 MB where the difference is 54 KB. A chain costs reads instead. It is bounded by its length
+//! 32 pages, so the tree would write 1.2 MB where the difference takes 50 KB. A chain costs reads instead. It is bounded by its length
 //! ([`MOST_LINKS`]) and by what is on it (at most half as many pages as the content has); then a full map is written. So over time
 //! maps cost what they tell of, at most three times, and a 32nd of a full map for each snapshot.
 //!
@@ -44,7 +44,7 @@ pub(super) struct Chunks {
     pub(super) next: Division,
     pub(super) size: u64,
     /// One after the other, with their lengths.
-    pub(super) chunks: Vec<(ContentId, u32)>,
+    pub(super) pieces: Vec<(ContentId, u32)>,
     /// The beginnings of the hashes of some pages, by which it is seen whether pages stay where they are; see `chunks`.
     pub(super) sketch: Vec<u32>,
 }
@@ -262,8 +262,8 @@ mod tests {
     #[test]
     fn every_changed_byte_of_a_map_is_noticed() {
         let id = ContentId([1; 32]);
-        let chunks = vec![(ContentId([2; 32]), 7), (ContentId([3; 32]), 9)];
-        let bytes = Body::Chunks(Chunks { next: Division::Chunks, size: 16, chunks, sketch: vec![5] });
+        let pieces = vec![(ContentId([2; 32]), 7), (ContentId([3; 32]), 9)];
+        let bytes = Body::Chunks(Chunks { next: Division::Chunks, size: 16, pieces, sketch: vec![5] });
         let bytes = bytes.encode(&id).unwrap();
         assert!(Body::decode(&id, &bytes).is_some());
         assert!(Body::decode(&ContentId([2; 32]), &bytes).is_none(), "it passes for another content's");

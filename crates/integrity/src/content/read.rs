@@ -117,7 +117,7 @@ impl Reader<'_> {
     }
 
     fn copy_chunks(&mut self, map: &Chunks, out: &mut Checked<'_>) -> Result<()> {
-        for (id, length) in &map.chunks {
+        for (id, length) in &map.pieces {
             let bytes = self.payload(id, Kind::Plain)?;
             if bytes.len() as u64 != u64::from(*length) || blake3::hash(&bytes).as_bytes() != &id.0 {
                 return Err(self.mismatch(id));

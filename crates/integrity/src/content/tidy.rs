@@ -133,7 +133,7 @@ impl Packs {
             let mut reader = self.reader();
             let body = match reader.map(&id) {
                 Ok(Body::Chunks(map)) => {
-                    live.extend(map.chunks.iter().map(|(chunk, _)| (*chunk, WHOLE)));
+                    live.extend(map.pieces.iter().map(|(chunk, _)| (*chunk, WHOLE)));
                     continue;
                 }
                 Ok(Body::Pages(body)) => body,
