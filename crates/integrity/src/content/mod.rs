@@ -1,11 +1,20 @@
 //! Content, named by its BLAKE3 hash and stored once, in append-only pack files.
 //!
+//! A small content is one entry in a pack. A large one is a map and pieces: pages of 4 KiB where pages are overwritten in place
+//! (`pages`), chunks otherwise (`chunks`). Pieces are found through the map, by the names of their entries; so the index has one
+//! entry for 32 pages or for a chunk, and maps stay true wherever pieces are moved to.
+//!
 //! The log says up to where the packs count ([`Mark`]). What stands behind that, after a crash, is no part of any state:
 //! it is never read as content, never overwritten, and goes when the packs are tidied.
 
+mod chunks;
 mod format;
+mod group;
+mod map;
 mod pack;
+mod pages;
 mod read;
+mod scan;
 mod tidy;
 mod write;
 
@@ -13,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +31,7 @@ use crate::error::Context as _;
 use crate::{Error, Result};
 
 pub(crate) use tidy::Tidied;
+pub(crate) use write::WHOLE_BYTES;
 
 /// The name of a content: its BLAKE3 hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,16 +67,17 @@ pub struct Mark {
     pub length: u64,
 }
 
-/// Takes content, of the file at `path`; gives its name and length in bytes.
+/// Takes content, of the file at `path`; gives its name and length in bytes. `before` is what the file held before, where that is known:
+/// of a large file only what differs may then have to be stored.
 pub(crate) trait Sink: Sync {
-    fn take(&self, source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)>;
+    fn take(&self, source: &mut dyn Read, path: &Path, before: Option<ContentId>) -> Result<(ContentId, u64)>;
 }
 
 /// Only hashes: for comparing with what is stored.
 pub(crate) struct HashOnly;
 
 impl Sink for HashOnly {
-    fn take(&self, source: &mut dyn Read, path: &Path) -> Result<(ContentId, u64)> {
+    fn take(&self, source: &mut dyn Read, path: &Path, _before: Option<ContentId>) -> Result<(ContentId, u64)> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 256 * 1024];
         let mut size = 0;
@@ -85,6 +97,8 @@ impl Sink for HashOnly {
 pub(crate) struct Packs {
     dir: PathBuf,
     inner: Mutex<Inner>,
+    opened: i128,
+    salts: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -104,7 +118,8 @@ impl Packs {
     /// are gone is left out, so that their contents are stored again when they are met.
     pub(crate) fn open(dir: &Path, mark: Mark, index: HashMap<ContentId, Location>) -> Result<Self> {
         let inner = Inner { index, fresh: Vec::new(), writer: None, mark, poisoned: None };
-        let packs = Self { dir: dir.to_owned(), inner: Mutex::new(inner) };
+        let opened = jiff::Timestamp::now().as_nanosecond();
+        let packs = Self { dir: dir.to_owned(), inner: Mutex::new(inner), opened, salts: AtomicU64::new(0) };
         let there: HashSet<u32> = packs.numbers()?.into_iter().collect();
         packs.inner().index.retain(|_, location| there.contains(&location.pack));
         Ok(packs)
@@ -113,6 +128,17 @@ impl Packs {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every change below leaves the fields consistent before it can panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Unlike any that was given for this vault: from the moment, and who asks how often. The vault's lock lets one at a time ask.
+    fn salt(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.opened.to_le_bytes());
+        hasher.update(&std::process::id().to_le_bytes());
+        hasher.update(&self.salts.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        salt
     }
 
     /// Whether `id` is stored.

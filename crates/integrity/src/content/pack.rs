@@ -1,11 +1,12 @@
 //! One pack file being written.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use estop_durable::file::{At as _, created_with};
 
-use super::format::{ENTRY_BYTES, Entry, HEADER_BYTES, PackHeader, pack_header, refuse_header};
+use super::format::{Entry, EntryHeader, HEADER_BYTES, PackHeader, VERSION, check_header, pack_header};
 use super::{Location, Mark};
 use crate::error::Context as _;
 use crate::{Error, Result};
@@ -23,19 +24,40 @@ pub(super) fn number(name: &str) -> Option<u32> {
     name.strip_suffix(".pack").filter(|digits| digits.len() == 8)?.parse().ok()
 }
 
-/// Opens pack `number` in `dir` for reading and checks its header.
-pub(super) fn open(dir: &Path, number: u32) -> Result<(File, PathBuf)> {
-    let path = dir.join(name(number));
-    let file = File::open(&path).context("open", &path)?;
-    let mut header: PackHeader = [0; _];
-    let refusal = match file.read_exact_at(&mut header, 0) {
-        Ok(()) => refuse_header(&header, number),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Some("it is cut short".to_owned()),
-        Err(error) => return Err(error).context("read", &path),
-    };
-    match refusal {
-        Some(detail) => Err(Error::PackDamaged { path, detail }),
-        None => Ok((file, path)),
+/// A pack open for reading.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) number: u32,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) version: u32,
+}
+
+impl Pack {
+    /// Opens pack `number` in `dir` and checks its header.
+    pub(super) fn open(dir: &Path, number: u32) -> Result<Self> {
+        let path = dir.join(name(number));
+        let file = File::open(&path).context("open", &path)?;
+        let mut header: PackHeader = [0; _];
+        let checked = match file.read_exact_at(&mut header, 0) {
+            Ok(()) => check_header(&header, number),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err("it is cut short".to_owned()),
+            Err(error) => return Err(error).context("read", &path),
+        };
+        match checked {
+            Ok(version) => Ok(Self { number, file, path, version }),
+            Err(detail) => Err(Error::PackDamaged { path, detail }),
+        }
+    }
+
+    /// The entry at `offset`; nothing if none stands there.
+    pub(super) fn entry(&self, offset: u64) -> Result<Option<Entry>> {
+        let mut header: EntryHeader = [0; _];
+        match self.file.read_exact_at(&mut header, offset) {
+            Ok(()) => Ok(Entry::decode(&header, self.number, offset)),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error).context("read", &self.path),
+        }
     }
 }
 
@@ -51,13 +73,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Goes on where `mark` says, or with a new pack after `last` if that one is full or holds more than the log knows.
+    /// Goes on where `mark` says, or with a new pack after `last` if that one is full, of an older version, or holds more than the log
+    /// knows.
     pub(super) fn resume(dir: &Path, mark: Mark, last: u32) -> Result<Self> {
         if mark.pack == last && mark.pack > 0 && mark.length < FULL_BYTES {
-            let path = dir.join(name(mark.pack));
-            open(dir, mark.pack)?;
+            let Pack { path, version, .. } = Pack::open(dir, mark.pack)?;
             let file = OpenOptions::new().read(true).write(true).open(&path).context("open", &path)?;
-            if file.metadata().context("look at", &path)?.len() == mark.length {
+            if version == VERSION && file.metadata().context("look at", &path)?.len() == mark.length {
                 return Ok(Self { number: mark.pack, path, file, length: mark.length, dirty: false });
             }
         }
@@ -93,21 +115,6 @@ impl Writer {
         self.file.write_all_at(&bytes, offset).context("write", &self.path)?;
         self.length += bytes.len() as u64;
         Ok(Location { pack: self.number, offset })
-    }
-
-    /// Completes an entry whose stored bytes already stand behind the place of its header.
-    pub(super) fn finish(&mut self, entry: &Entry) -> Result<Location> {
-        let offset = self.length;
-        self.dirty = true;
-        self.file.write_all_at(&entry.encode(self.number, offset), offset).context("write", &self.path)?;
-        self.length += ENTRY_BYTES + entry.stored;
-        Ok(Location { pack: self.number, offset })
-    }
-
-    /// Takes back what stands behind the last entry: the beginning of one that is not needed.
-    pub(super) fn discard_tail(&mut self) -> Result<()> {
-        self.dirty = true;
-        self.file.set_len(self.length).context("shorten", &self.path)
     }
 
     pub(super) fn sync(&mut self) -> Result<()> {

@@ -38,10 +38,10 @@ fn content_of_every_length_comes_back_and_is_stored_once() {
     let text = b"a line of text that repeats\n".repeat(300_000);
     let contents = [Vec::new(), b"x".to_vec(), noise(200, 1), text[..5000].to_vec(), text, noise(5_000_000, 2)];
     for content in &contents {
-        let first = packs.take(&mut file_of(content), Path::new("f")).unwrap();
-        assert_eq!(first, HashOnly.take(&mut file_of(content), Path::new("f")).unwrap());
+        let first = packs.take(&mut file_of(content), Path::new("f"), None).unwrap();
+        assert_eq!(first, HashOnly.take(&mut file_of(content), Path::new("f"), None).unwrap());
         let mark = packs.sync().unwrap();
-        assert_eq!(packs.take(&mut file_of(content), Path::new("f")).unwrap(), first);
+        assert_eq!(packs.take(&mut file_of(content), Path::new("f"), None).unwrap(), first);
         assert_eq!(packs.sync().unwrap(), mark, "stored twice");
         assert_eq!(&read(&packs, &first.0).unwrap(), content);
     }
@@ -105,6 +105,7 @@ fn tidying_keeps_what_is_needed_and_frees_the_rest() {
     let needless: Vec<_> = (0..20).map(|seed| packs.store(&noise(10_000, seed)).unwrap()).collect();
     let needed = packs.store(b"needed").unwrap();
     packs.sync().unwrap();
+    packs.take_fresh();
     packs.leave(1).unwrap();
     let latest = packs.store(b"latest").unwrap();
     let emptied = packs.evacuate(&HashSet::from([needed, latest])).unwrap();
@@ -126,6 +127,7 @@ fn a_damaged_needed_content_keeps_its_pack() {
     packs.store(&noise(100_000, 3)).unwrap();
     let needed = packs.store(b"needed").unwrap();
     packs.sync().unwrap();
+    packs.take_fresh();
     packs.leave(1).unwrap();
     let path = dir.path().join("00000001.pack");
     let mut bytes = fs::read(&path).unwrap();
@@ -137,3 +139,5 @@ fn a_damaged_needed_content_keeps_its_pack() {
     assert!(path.exists());
     assert!(packs.contains(&needed));
 }
+
+mod pieces;

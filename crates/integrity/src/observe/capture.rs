@@ -46,10 +46,17 @@ pub(super) enum Captured {
     Unreadable(Stat),
 }
 
+/// A name to be read, with the content that it is known to have had.
+#[derive(Clone, Copy)]
+pub(super) struct ToRead<'a> {
+    pub(super) walked: &'a Walked,
+    pub(super) before: Option<ContentId>,
+}
+
 /// Reads all of `walked`, several at once; gives the results in the same order.
 pub(super) fn capture_all(
     tree: &Tree,
-    walked: &[&Walked],
+    walked: &[ToRead<'_>],
     sink: &dyn Sink,
     progress: &dyn Progress,
 ) -> Result<Vec<Captured>> {
@@ -82,9 +89,9 @@ pub(super) fn capture_all(
     unlocked.collect()
 }
 
-pub(super) fn capture(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
+pub(super) fn capture(tree: &Tree, ToRead { walked, before }: ToRead<'_>, sink: &dyn Sink) -> Result<Captured> {
     match walked.stat.kind {
-        NodeKind::File => capture_file(tree, walked, sink),
+        NodeKind::File => capture_file(tree, walked, before, sink),
         NodeKind::Directory => capture_directory(tree, walked, sink),
         NodeKind::Symlink | NodeKind::Special => {
             let (stat, unsure) = (walked.stat, is_recent(walked.stat.ctime, clock()));
@@ -124,7 +131,7 @@ fn unless_unreadable(error: Error, walked: &Walked) -> Result<Captured> {
     }
 }
 
-fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Captured> {
+fn capture_file(tree: &Tree, walked: &Walked, mut known: Option<ContentId>, sink: &dyn Sink) -> Result<Captured> {
     let mut tries = 1;
     loop {
         let started = clock();
@@ -136,7 +143,7 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
         };
         // No more than it has now: a file that grows as fast as it is read would never end.
         let mut bounded = (&mut file).take(before.size);
-        let taken = sink.take(&mut bounded, tree.path());
+        let taken = sink.take(&mut bounded, tree.path(), known);
         let taken = taken.and_then(|taken| Ok((beside(&file, tree, sink)?, taken)));
         let (attributes, (content, size)) = match taken {
             Ok(taken) => taken,
@@ -149,6 +156,7 @@ fn capture_file(tree: &Tree, walked: &Walked, sink: &dyn Sink) -> Result<Capture
             return Ok(Captured::Read { stat: after, attributes, content: Some(content), size, unsure, torn });
         }
         tries += 1;
+        known = Some(content);
     }
 }
 

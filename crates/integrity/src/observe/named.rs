@@ -1,6 +1,6 @@
 //! Looking at single names, where it is known which ones matter.
 
-use super::capture::{Captured, capture};
+use super::capture::{Captured, ToRead, capture};
 use super::scan::{Differing, looks_different, version_of};
 use super::walk::Walked;
 use crate::Result;
@@ -45,7 +45,8 @@ pub(crate) fn look_at(tree: &Tree, known: Option<&Version>, sink: &dyn Sink, pat
     if let Some(version) = known.filter(|version| !looks_different(version, &walked, link)) {
         return Ok(Named::Known(Box::new(version.clone())));
     }
-    let captured = capture(tree, &walked, sink)?;
+    let to_read = ToRead { walked: &walked, before: known.and_then(Version::content) };
+    let captured = capture(tree, to_read, sink)?;
     match captured {
         Captured::Unreadable(_) => return Ok(Named::Other("not readable")),
         Captured::Mount => return Ok(Named::Other("another filesystem")),

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::capture::{Captured, capture_all};
+use super::capture::{Captured, ToRead, capture_all};
 use super::walk::{Walk, Walked, walk};
 use super::{Coverage, Observation, Observer, SkipReason, Unstable};
 use crate::Result;
-use crate::content::Sink;
+use crate::content::{ContentId, Sink, WHOLE_BYTES};
 use crate::path::StorePath;
 use crate::platform::{NodeKind, Stat, Tree};
 use crate::progress::Progress;
@@ -32,7 +32,7 @@ impl Observer for Scan {
         let found = std::mem::take(&mut walk.found);
         let links = links(&found);
         let (differing, mut changes) = compare(&found, &links, known, &walk);
-        let to_read: Vec<_> = differing.iter().map(|item| item.walked).collect();
+        let to_read = to_read(&differing, known);
         let captured = capture_all(tree, &to_read, sink, progress)?;
         let mut skipped = walk.skipped;
         let mut unstable = Unstable::default();
@@ -104,6 +104,21 @@ fn compare<'a>(
         after: None,
     };
     (differing, seen_to_be_gone.map(removed).collect())
+}
+
+/// With the content that each had before: under this name, or, of a large file that had another, as the file with its inode.
+fn to_read<'a>(differing: &[Differing<'a>], known: &State) -> Vec<ToRead<'a>> {
+    let is_moved = |item: &Differing<'_>| item.before.is_none() && item.walked.stat.size > WHOLE_BYTES;
+    let by_inode: HashMap<u64, ContentId> = if differing.iter().any(is_moved) {
+        known.0.values().filter_map(|version| Some((version.seen.inode, version.content()?))).collect()
+    } else {
+        HashMap::new()
+    };
+    let before = |item: &Differing<'_>| match item.before {
+        Some(version) => version.content(),
+        None => by_inode.get(&item.walked.stat.inode).copied(),
+    };
+    differing.iter().map(|item| ToRead { walked: item.walked, before: before(item) }).collect()
 }
 
 /// Whether something would be left in what is no directory any more: it was seen at another moment than that.

@@ -35,7 +35,8 @@ impl Transaction<'_> {
     /// [`Error::TransactionTooLarge`]; [`Error::Io`] if `content` can't be read or stored.
     pub fn put(&mut self, path: &StorePath, content: &mut dyn Read, mode: Option<u32>) -> Result<()> {
         let path = &self.spelled(path)?;
-        let (content, size) = self.manager.packs.take(content, &full(self.manager.store.tree(), path))?;
+        let before = self.manager.inner().state.0.get(path).and_then(Version::content);
+        let (content, size) = self.manager.packs.take(content, &full(self.manager.store.tree(), path), before)?;
         let inner = self.manager.inner();
         let there = self.view(&inner, path, "put", false)?;
         if there.as_ref().is_some_and(|it| it.node == Node::Directory) {

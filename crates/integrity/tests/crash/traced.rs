@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use estop_integrity::progress::{Progress, Silent};
 use estop_integrity::rollback::RollbackRequest;
 use estop_integrity::snapshot::Retention;
-use estop_integrity::{KBSnapshot, NoWriters};
+use estop_integrity::{KBSnapshot, NoWriters, SnapshotManager};
 
 use super::{ACTION, COMMIT, Look, PLACE, changed_store, contents, transaction_over};
 use crate::support::{Place, snapshot, to};
@@ -143,9 +143,17 @@ fn a_recovery_killed_anywhere_is_taken_up_again() {
 #[test]
 fn a_prune_killed_anywhere_loses_nothing_that_is_kept() {
     let prepare = |place: &Place| {
+        // One in pages, one in chunks; little of each is left on the device.
+        let page = |number: u16| number.to_le_bytes().repeat(2048);
+        let mut pages: Vec<u8> = (0..300).flat_map(page).collect();
+        pages[..16].copy_from_slice(b"SQLite format 3\0");
         for round in 0..3 {
             place.write("big", vec![round; 50_000]);
             place.write(format!("kept {round}"), format!("{round}"));
+            pages[4096 * 7 * (usize::from(round) + 1)..][..4096].fill(round);
+            pages[4096 * 40 + 100] = round;
+            place.write("pages", &pages);
+            place.write("chunks", [&pages[4096 * 20..], &[round; 1000]].concat());
             snapshot(&place.open());
         }
         let manager = place.open();
@@ -163,6 +171,9 @@ fn a_prune_killed_anywhere_loses_nothing_that_is_kept() {
             assert!(report.ok, "{when}: {:?}", report.errors);
         }
         assert_eq!(kept.checksum, all[2].checksum, "{when}");
+        drop(manager);
+        let (manager, _) = SnapshotManager::rebuild(place.store()).unwrap();
+        assert!(manager.verify(&to(&kept), &Silent).unwrap().ok, "{when}: rebuilt");
     };
     let kills = kill_everywhere(prepare, check);
     assert!(kills == 0 || kills > 10, "only {kills} kills");

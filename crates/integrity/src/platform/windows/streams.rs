@@ -39,7 +39,7 @@ pub(crate) fn take(file: &impl AsNative, sink: &dyn Sink, place: &Path) -> Resul
     let mut taken = Vec::new();
     for stream in list(file).context("read", place)? {
         let opened = open_at(file.as_handle(), &stream.whole, FILE_GENERIC_READ, Wanted::Any).context("read", place)?;
-        let (content, _) = sink.take(&mut File::from(opened).take(stream.size), place)?;
+        let (content, _) = sink.take(&mut File::from(opened).take(stream.size), place, None)?;
         taken.push(Attribute::stream(&stream.name, content));
     }
     taken.sort_by(|one, other| one.name.cmp(&other.name));
