@@ -10,6 +10,8 @@ use crate::job::linux::{Child, copy, leave, let_go_of_descriptors, ready, reap};
 
 /// How many processes a copy tells of: a pipe takes so much at once.
 const PIDS: usize = 1000;
+/// The nice value of a copy that writes.
+const WRITING_NICE: i32 = 10;
 /// How many copies of the guardian write at the same time.
 const HELPERS: usize = 4;
 
@@ -52,6 +54,8 @@ impl Helpers {
                 // At once, or as much of it as there is room for.
                 let found: Vec<u8> = evidence.tree.iter().flat_map(|one| one.process.id.pid.to_ne_bytes()).collect();
                 let _ = rustix::io::write(&gathering, &found);
+                // Writing can wait; the end of those that are killed now is what is waited for.
+                let _ = rustix::process::setpriority_process(None, WRITING_NICE);
                 // The end of the pipe is the sign.
                 drop(gathering);
                 write_down(evidence, writing)
