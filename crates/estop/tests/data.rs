@@ -14,5 +14,6 @@ mod rotation;
 mod secrets;
 #[path = "data/snapshots.rs"]
 mod snapshots;
+#[cfg(not(windows))]
 #[path = "data/transactions.rs"]
 mod transactions;

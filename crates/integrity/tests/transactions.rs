@@ -1,5 +1,6 @@
 //! Transactions through the library: whole or not at all, first committer wins, many together.
 
+#![cfg(not(windows))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod support;

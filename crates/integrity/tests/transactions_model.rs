@@ -1,5 +1,6 @@
 //! Random transactions, edits, rollbacks, prunes and restarts against a model in memory.
 
+#![cfg(not(windows))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod support;
