@@ -95,7 +95,7 @@ impl SnapshotManager {
         let started = Instant::now();
         let mut inner = self.inner();
         if inner.catalogue.is_interrupted() {
-            return Err(Error::Interrupted { store: self.store.name().to_owned() });
+            return Err(self.interrupted());
         }
         let to_lsn = self.resolve(&inner, &request.to)?.lsn;
         let everything = inner.catalogue.state_at(to_lsn)?;

@@ -57,7 +57,7 @@ impl SnapshotManager {
     ) -> Result<KBSnapshot> {
         let started = Instant::now();
         if inner.catalogue.is_interrupted() {
-            return Err(Error::Interrupted { store: self.store.name().to_owned() });
+            return Err(self.interrupted());
         }
         // Before a rollback it may be the damage that one would note.
         if wanted.origin != Origin::BeforeRollback {

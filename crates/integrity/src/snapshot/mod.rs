@@ -144,6 +144,11 @@ impl SnapshotManager {
         &self.log
     }
 
+    /// What is answered while something that a crash interrupted has not been completed.
+    pub(crate) fn interrupted(&self) -> Error {
+        Error::Interrupted { store: self.store.name().to_owned() }
+    }
+
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         // The state is replaced as a whole, and the catalogue works in transactions.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -58,8 +58,8 @@ impl Transaction<'_> {
     pub fn commit(self, progress: &dyn Progress) -> Result<CommitReport> {
         let started = Instant::now();
         let (manager, id) = (self.manager, self.draft.id.clone());
-        let interrupted = || Err(Error::Interrupted { store: String::from("the store") });
-        let done = manager.queue.join(self.draft, |drafts| manager.commit_together(drafts, progress), interrupted)?;
+        let interrupted = || Err(manager.interrupted());
+        let done = manager.queue.join(self.draft, |drafts| manager.commit_together(drafts, progress), &interrupted)?;
         Ok(CommitReport { seconds: started.elapsed().as_secs_f64(), ..manager.commit_report(id, &done) })
     }
 
@@ -179,10 +179,6 @@ impl SnapshotManager {
             take_back(&mut inner.state, &changes);
         }
         noted
-    }
-
-    fn interrupted(&self) -> Error {
-        Error::Interrupted { store: self.store.name().to_owned() }
     }
 
     /// Prepares, decides and does what was accepted. `noted` is in `inner.state` already, and not in the log.

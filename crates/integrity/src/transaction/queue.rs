@@ -28,7 +28,7 @@ struct Taken<'q> {
     queue: &'q Queue,
     numbers: Vec<u64>,
     answers: Vec<Result<Done>>,
-    otherwise: fn() -> Result<Done>,
+    otherwise: &'q dyn Fn() -> Result<Done>,
 }
 
 impl Drop for Taken<'_> {
@@ -54,7 +54,7 @@ impl Queue {
         &self,
         draft: Draft,
         work: impl FnOnce(Vec<Draft>) -> Vec<Result<Done>>,
-        otherwise: fn() -> Result<Done>,
+        otherwise: &dyn Fn() -> Result<Done>,
     ) -> Result<Done> {
         let mut inner = self.inner();
         let number = inner.next;

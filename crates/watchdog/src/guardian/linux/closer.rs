@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::net::Sockets;
@@ -195,11 +196,14 @@ impl Held {
     /// What `look` finds out about one; nothing of one that has ended.
     fn of<T: Default>(&mut self, index: usize, id: ProcessId, look: impl FnOnce(&Pinned) -> T) -> T {
         if self.0[index].is_none() {
-            self.0[index] = Pinned::open(id).ok().or_else(|| {
-                // There may be no more descriptors: the others are opened again when their turn comes.
+            let mut opened = Pinned::open(id);
+            let errno = opened.as_ref().err().and_then(Errno::from_io_error);
+            if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) {
+                // There are no more descriptors: the others are opened again when their turn comes.
                 self.0.iter_mut().for_each(|held| *held = None);
-                Pinned::open(id).ok()
-            });
+                opened = Pinned::open(id);
+            }
+            self.0[index] = opened.ok();
         }
         self.0[index].as_ref().map(look).unwrap_or_default()
     }
